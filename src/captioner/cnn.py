@@ -1,0 +1,147 @@
+"""A small CNN trained here from scratch, for data that look like no photograph.
+
+It learns to say which of the captions' frequent content words fit a picture: weak labels, since
+nobody says where in the picture the word is. As in "From Captions to Visual Concepts and Back"
+(Fang et al. 2015, section 3) each cell of the grid answers for itself and the picture's answer is a
+soft maximum over the cells; so a cell comes to hold what lies there, which is what attention needs
+later.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from tqdm import tqdm
+
+# Convolutions of 3x3 with this many filters; a pooling of 2x2 halves the grid at each "pool".
+LAYERS = (24, "pool", 48, 64, "pool", 96, 128, "pool", 192)
+
+
+def build_cnn(size: int) -> keras.Model:
+    """Pictures (n, size, size, 3) in 0..255 to a grid (n, size / 8, size / 8, 192)."""
+    pictures = keras.Input((size, size, 3), name="pictures")
+    x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(pictures)
+    for number, layer in enumerate(LAYERS):
+        if layer == "pool":
+            x = layers.MaxPooling2D(2, name=f"pool_{number}")(x)
+            continue
+        x = layers.Conv2D(layer, 3, padding="same", use_bias=False, name=f"conv_{number}")(x)
+        x = layers.BatchNormalization(momentum=0.9, name=f"norm_{number}")(x)
+        x = layers.ReLU(name=f"relu_{number}")(x)
+    return keras.Model(pictures, x, name="cnn")
+
+
+def content_labels(captions: Sequence[Sequence[Sequence[str]]], words: Sequence[str]) -> np.ndarray:
+    """Which words each picture's captions hold.
+
+    Args:
+        captions: for each picture its captions, as words.
+        words: the labels.
+
+    Returns:
+        (pictures, labels) uint8, 1 where any caption of the picture holds the word.
+    """
+    column = {word: number for number, word in enumerate(words)}
+    labels = np.zeros((len(captions), len(words)), np.uint8)
+    for row, picture in enumerate(captions):
+        for caption in picture:
+            for word in caption:
+                if word in column:
+                    labels[row, column[word]] = 1
+    return labels
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Losses (binary cross-entropy, nats a label) and F1 of all labels together at threshold 0.5."""
+
+    loss: float
+    val_loss: float
+    val_f1: float
+
+
+def train_cnn(
+    encoder: keras.Model,
+    decode: Callable[[np.ndarray], np.ndarray],
+    train: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray],
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> Iterator[Epoch]:
+    """Train the encoder in place; yields after each epoch.
+
+    Args:
+        encoder: from `build_cnn`.
+        decode: picture numbers (n,) to pictures (n, size, size, 3) uint8.
+        train, val: picture numbers (n,) and labels (n, labels).
+        epochs, batch_size: passes and pictures a step.
+        learning_rate: peak of a cosine schedule with a short warm-up.
+        seed: of the order of the pictures and of the label layer's start.
+    """
+    numbers, labels = train
+    steps = -(-len(numbers) // batch_size)
+    head = _build_head(encoder, labels.shape[1], seed)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, steps * epochs, warmup_target=learning_rate, warmup_steps=min(100, steps)
+    )
+    optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
+    weights = encoder.trainable_variables + head.trainable_variables
+
+    @tf.function(reduce_retracing=True)
+    def step(pictures, truth):
+        with tf.GradientTape() as tape:
+            loss = _loss(head(encoder(pictures, training=True)), truth)
+        optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return loss
+
+    @tf.function(reduce_retracing=True)
+    def predict(pictures, truth):
+        logits = head(encoder(pictures, training=False))
+        return _loss(logits, truth), logits > 0
+
+    rng = np.random.default_rng(seed)
+    for epoch in range(epochs):
+        order = rng.permutation(len(numbers))
+        losses = []
+        starts = range(0, len(order), batch_size)
+        for start in tqdm(starts, f"epoch {epoch + 1}/{epochs}", unit="step", disable=None):
+            chosen = np.sort(order[start : start + batch_size])
+            pictures = tf.constant(decode(numbers[chosen]), tf.float32)
+            losses.append(float(step(pictures, tf.constant(labels[chosen], tf.float32))))
+        yield Epoch(float(np.mean(losses)), *_validate(predict, decode, *val, batch_size))
+
+
+def _build_head(encoder: keras.Model, labels: int, seed: int) -> keras.Model:
+    """Word logits of each cell, then their soft maximum: log of the mean of exp."""
+    grid = keras.Input(encoder.output_shape[1:])
+    start = keras.initializers.GlorotUniform(seed)
+    logits = layers.Dense(labels, kernel_initializer=start, name="word_logits")(grid)
+    cells = float(grid.shape[1] * grid.shape[2])
+    pooled = keras.ops.logsumexp(logits, axis=(1, 2)) - float(np.log(cells))
+    return keras.Model(grid, pooled, name="words")
+
+
+def _loss(logits: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(truth, logits))
+
+
+def _validate(predict, decode, numbers, labels, batch_size) -> tuple[float, float]:
+    """Loss and micro F1 over all pictures and labels."""
+    total, hits, said = 0.0, 0, 0
+    for start in range(0, len(numbers), batch_size):
+        truth = labels[start : start + batch_size]
+        pictures = tf.constant(decode(numbers[start : start + batch_size]), tf.float32)
+        loss, found = predict(pictures, tf.constant(truth, tf.float32))
+        found = found.numpy()
+        total += float(loss) * len(truth)
+        hits += int((found & (truth > 0)).sum())
+        said += int(found.sum())
+    wanted = int(labels.sum())
+    f1 = 2 * hits / (said + wanted) if said + wanted else 0.0
+    return total / max(1, len(numbers)), f1

@@ -1,0 +1,128 @@
+"""Vectors of pictures, captions and words, in files that others' tools open.
+
+A picture is the mean of its grid of CNN features. A caption is the mean of its words' vectors,
+frequent
+words weighing less: a / (a + p(word)) (smooth inverse frequency; Arora et al. 2017, section 3). All
+are scaled to length one, so that a dot product is a cosine. The projector files follow
+TensorBoard's
+embedding projector: TSV, metadata and a sprite of thumbnails.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from PIL import Image
+
+from captioner.images import write_table
+from captioner.text import SPECIALS, Vocabulary
+
+RARE = 1e-3  # `a` of Arora et al.: words more frequent than this count for less than half
+SPRITE_SIDE = 8192  # pixels; browsers refuse larger textures
+PROJECTED = 2000  # pictures shown in the projector; it lays them out in the browser
+
+
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Rows (n, size) scaled to length one, float32; rows of zeros stay."""
+    vectors = np.asarray(vectors, np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
+
+
+def caption_vectors(
+    tokens: np.ndarray, word_vectors: np.ndarray, vocabulary: Vocabulary
+) -> np.ndarray:
+    """Weighted means of word vectors.
+
+    Args:
+        tokens: (captions, length) ids; special words count nothing.
+        word_vectors: (vocabulary, size).
+        vocabulary: its counts give the frequencies.
+
+    Returns:
+        (captions, size) float32 of length one.
+    """
+    counts = np.asarray(vocabulary.counts, np.float64)
+    counts[: len(SPECIALS)] = 0
+    weights = RARE / (RARE + counts / max(1.0, counts.sum()))
+    weights[: len(SPECIALS)] = 0
+    sums = np.zeros((len(tokens), word_vectors.shape[1]), np.float32)
+    weighted = (word_vectors * weights[:, None]).astype(np.float32)
+    for column in range(tokens.shape[1]):  # a handful of columns; no (captions, length, size) array
+        sums += weighted[tokens[:, column]]
+    return unit_vectors(sums)
+
+
+def write_vectors(folder: Path, name: str, columns: dict[str, Sequence], vectors: np.ndarray):
+    """Write `name`.parquet (columns and `vector`) and `name`.npy (n, size) with the same rows."""
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    np.save(folder / f"{name}.npy", vectors)
+    flat = pa.array(vectors.reshape(-1))
+    table = pa.table(columns).append_column(
+        "vector", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    )
+    write_table(table, folder / f"{name}.parquet")
+
+
+def projected_rows(pictures: int, thumbnail: int) -> np.ndarray:
+    """Which pictures the projector shows: all, or as many as fit, evenly spread over the rows."""
+    fit = min(PROJECTED, (SPRITE_SIDE // thumbnail) ** 2)
+    return np.unique(np.linspace(0, pictures - 1, min(pictures, fit)).round().astype(int))
+
+
+def write_projector(
+    folder: Path,
+    pictures: np.ndarray,
+    metadata: pd.DataFrame,
+    thumbnails: Sequence[np.ndarray],
+    words: np.ndarray,
+    vocabulary: Vocabulary,
+) -> None:
+    """Write what `tensorboard --logdir FOLDER` shows under "Projector".
+
+    Args:
+        folder: existing folder.
+        pictures: (n, size) vectors; metadata: n rows; thumbnails: n pictures (side, side, 3) uint8.
+        words: (vocabulary, size) vectors.
+        vocabulary: their words.
+    """
+    side = thumbnails[0].shape[0]
+    columns = int(np.ceil(np.sqrt(len(thumbnails))))
+    sprite = Image.new("RGB", (columns * side, columns * side))
+    for number, thumbnail in enumerate(thumbnails):
+        place = (number % columns * side, number // columns * side)
+        sprite.paste(Image.fromarray(thumbnail), place)
+    sprite.save(folder / "sprite.png")
+    _write_tsv(folder / "pictures.tsv", pictures)
+    clean = metadata.replace(r"[\t\r\n]+", " ", regex=True)
+    clean.to_csv(
+        folder / "pictures_metadata.tsv", sep="\t", index=False, quoting=3, escapechar="\\"
+    )
+    _write_tsv(folder / "words.tsv", words[len(SPECIALS) :])
+    names = "\n".join(vocabulary.words[len(SPECIALS) :])
+    (folder / "words_metadata.tsv").write_text(names + "\n", encoding="utf-8")
+    (folder / "projector_config.pbtxt").write_text(
+        f"""embeddings {{
+  tensor_name: "pictures"
+  tensor_path: "pictures.tsv"
+  metadata_path: "pictures_metadata.tsv"
+  sprite {{
+    image_path: "sprite.png"
+    single_image_dim: {side}
+    single_image_dim: {side}
+  }}
+}}
+embeddings {{
+  tensor_name: "words"
+  tensor_path: "words.tsv"
+  metadata_path: "words_metadata.tsv"
+}}
+""",
+        encoding="utf-8",
+    )
+
+
+def _write_tsv(path: Path, vectors: np.ndarray) -> None:
+    np.savetxt(path, vectors, fmt="%.5g", delimiter="\t")

@@ -1,0 +1,113 @@
+"""What came into the pipeline and what was turned away: limits, rejected.csv and a contact sheet.
+
+A data set with a few bad pictures is normal and goes on without them; one with many is the wrong
+file or the wrong reader, and training on the rest would hide it. So the share is limited, every
+rejected thing is named in a table, and a small sheet of stored pictures shows what the model sees.
+"""
+
+import csv
+import io
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image, ImageDraw, ImageFont
+
+from captioner import CaptionerError
+from captioner.datasets import SPLITS, Rejected
+from captioner.files import atomic_file
+from captioner.images import jpegs, read_pictures
+from captioner.raster import decode
+
+
+def check_intake(counts: Mapping[str, int], rejected: Iterable[Rejected], limit: float) -> None:
+    """Stop where too much was rejected or a split is empty.
+
+    Args:
+        counts: as `captioner.images.write_shards` returns them.
+        rejected: named in the message, the most frequent reason first.
+        limit: largest share (0 to 1) of rejected pictures among all pictures, and of rejected
+            captions among all captions.
+
+    Raises:
+        CaptionerError: with the share, the reasons and where to look.
+    """
+    reasons: dict[str, int] = {}
+    for item in rejected:
+        reasons[item.reason] = reasons.get(item.reason, 0) + 1
+    listed = ", ".join(
+        f"{reason} ({count})"
+        for reason, count in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+    )
+    stored = {
+        "pictures": sum(counts[f"pictures_{split}"] for split in SPLITS),
+        "captions": counts["captions"],
+    }
+    for kind, good in stored.items():
+        bad = counts[f"rejected_{kind}"]
+        if bad > limit * (good + bad):
+            raise CaptionerError(
+                f"{bad} of {good + bad} {kind} rejected, more than params.yaml "
+                f"preprocess.max_rejected ({limit:g}) allows: {listed}; see "
+                "reports/preprocess/rejected.csv, then mend the data or raise the limit"
+            )
+    for split in SPLITS:
+        if not counts[f"pictures_{split}"]:
+            raise CaptionerError(
+                f"split {split}: no picture left; training, choosing and testing need one each"
+                + (f"; rejected: {listed}" if listed else "")
+            )
+
+
+def write_rejected(path: Path | str, rejected: Iterable[Rejected]) -> None:
+    """Write CSV (image_id, reason, detail), the header always, safe to open as a spreadsheet."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("image_id", "reason", "detail"))
+    for item in rejected:
+        writer.writerow(map(_no_formula, (item.image_id, item.reason, item.detail)))
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(stream.getvalue().encode("utf-8", "replace"))
+
+
+def _no_formula(text: str) -> str:
+    """Spreadsheets run cells that begin with these (OWASP, "CSV Injection")."""
+    dangerous = text[:1] in ("=", "+", "-", "@") or any(ord(letter) < 32 for letter in text[:1])
+    return f"'{text}" if dangerous else text
+
+
+def contact_sheet(
+    folder: Path | str, captions: pa.Table, path: Path | str, *, columns: int = 4, side: int = 160
+) -> None:
+    """Draw `columns` pictures of each split, evenly spread, over their split and first caption.
+
+    Args:
+        folder: the shards of pictures.
+        captions: as `captioner.images.write_shards` returns them.
+        path: the PNG to write.
+        side: of each picture in the sheet, in pixels.
+    """
+    index = read_pictures(folder, ["split"])["split"]
+    firsts = captions.to_pandas().query("caption_id == 0").set_index("picture")["caption"]
+    font = ImageFont.load_default(11)
+    margin, lines = 8, 4
+    cell = (side + margin, side + margin + 13 * lines)
+    sheet = Image.new("RGB", (columns * cell[0] + margin, 3 * cell[1] + margin), "white")
+    draw = ImageDraw.Draw(sheet)
+    chosen = {}
+    for row, split in enumerate(SPLITS):
+        rows = np.flatnonzero(index == split)
+        picks = np.unique(np.linspace(0, len(rows) - 1, min(columns, len(rows))).round())
+        for column, pick in enumerate(picks.astype(int)):
+            chosen[int(rows[pick])] = (split, margin + column * cell[0], margin + row * cell[1])
+    for picture, jpeg in enumerate(jpegs(folder)):
+        if picture not in chosen:
+            continue
+        split, left, top = chosen[picture]
+        sheet.paste(Image.fromarray(decode(jpeg)).resize((side, side)), (left, top))
+        text = textwrap.wrap(f"{split}: {firsts.get(picture, '')}", width=27, max_lines=lines - 1)
+        draw.multiline_text((left, top + side + 2), "\n".join(text), "black", font, spacing=2)
+    with atomic_file(path) as temporary:
+        sheet.save(temporary, "PNG")

@@ -1,0 +1,167 @@
+"""One picture file of any kind into one square RGB picture.
+
+`prepare` decodes (first frame, never more pixels than allowed), turns the picture as its Exif
+orientation says, brings it to RGB, makes it square and encodes it as JPEG; `decode` reads that
+back. What cannot be decoded is a `PictureError` that says why: files come from strangers. Sources:
+Exif 2.32, section 4.6.4 (Orientation); ITU-T T.81 (JPEG).
+"""
+
+import io
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from captioner import CaptionerError
+
+Fit = Literal["squash", "crop", "pad"]
+
+# Raster formats whose readers are plain decoders; others (EPS, FITS, WMF ...) start programs or
+# parse far more than pixels.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+# How the stored pixels must be moved for each value of the Exif tag Orientation.
+ORIENTATION = 0x0112
+TRANSPOSES = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+QUARTER_TURNS = {TRANSPOSES[orientation] for orientation in (5, 6, 7, 8)}  # swap width and height
+
+
+class PictureError(CaptionerError):
+    """A picture that cannot be used: `reason` in a few words, `detail` as the decoder says it."""
+
+    def __init__(self, reason: str, detail: str):
+        self.reason = reason
+        self.detail = " ".join(detail.split())
+        super().__init__(f"{self.reason}: {self.detail}")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A square RGB picture as JPEG, its side in pixels, and its size before (after orientation)."""
+
+    jpeg: bytes
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+
+
+def prepare(data: bytes, size: int, fit: Fit, jpeg_quality: int, max_pixels: int) -> Prepared:
+    """Turn a picture file into a square RGB JPEG (4:4:4, no metadata).
+
+    Args:
+        data: a JPEG, PNG, WEBP, BMP, GIF or TIFF file; of an animation the first frame counts.
+        size: side of the square in pixels. A picture that has this size already is not resized.
+        fit: `squash` (aspect ratio lost), `crop` (the largest square in the middle) or `pad`
+            (the whole picture between black bars).
+        jpeg_quality: 1 to 100.
+        max_pixels: larger pictures are refused before they are decoded.
+
+    Raises:
+        PictureError: too large, truncated, damaged, or of no known format.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise PictureError(
+                    "picture too large",
+                    f"{width} x {height} pixels, allowed are {max_pixels} in all (max_pixels)",
+                )
+            # Of a large JPEG decode no more than needed: the inverse DCT gives 1/2, 1/4 or 1/8
+            # of its size, here never less than twice the target, so that the resize still filters.
+            image.draft(None, (2 * size, 2 * size))
+            image.load()
+            turn = TRANSPOSES.get(_orientation(image))
+            rgb = _to_rgb(image)
+    except PictureError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise PictureError(
+            "picture undecodable", f"none of {', '.join(FORMATS)} ({len(data)} bytes)"
+        ) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PictureError("picture too large", str(error)) from None
+    except Exception as error:  # on damaged files Pillow's readers raise nearly anything
+        raise PictureError("picture undecodable", str(error) or type(error).__name__) from None
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+        if turn in QUARTER_TURNS:
+            width, height = height, width
+    return Prepared(_encode(_fit(rgb, size, fit), jpeg_quality), size, size, width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The Exif orientation, 1 where there is none or the Exif block is damaged."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, EOFError, struct.error):
+        return 1  # the pixels are good: metadata is no reason to lose a picture
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB from any mode: 16 bits scaled to 8 (not clipped), transparency laid over white."""
+    if image.mode.startswith("I;16"):
+        # 65535 / 255 = 257; as array, since Pillow's own conversion clips at 255
+        grey = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise PictureError("picture undecodable", "32-bit grey values have no known white")
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        paper.alpha_composite(image.convert("RGBA"))
+        return paper.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _fit(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+    """An RGB picture as `size` x `size` pixels."""
+    width, height = image.size
+    if (width, height) == (size, size):
+        return image
+    if fit == "squash":
+        return _resize(image, (size, size), (0, 0, width, height))
+    if fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return _resize(image, (size, size), (left, top, left + side, top + side))
+    if fit == "pad":
+        scale = size / max(width, height)
+        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+        square = Image.new("RGB", (size, size))
+        corner = ((size - inner[0]) // 2, (size - inner[1]) // 2)
+        square.paste(_resize(image, inner, (0, 0, width, height)), corner)
+        return square
+    raise ValueError(f"fit: {fit!r}: expected squash, crop or pad")
+
+
+def _resize(
+    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> Image.Image:
+    # Pillow's filters widen with the reduction, so nothing aliases.
+    # a gap of 3: a cheap box filter down to 3 times the target first, then the bicubic one;
+    # Pillow's documentation calls the result nearly equal to the direct way
+    return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+
+
+def _encode(image: Image.Image, quality: int) -> bytes:
+    stream = io.BytesIO()
+    # subsampling 0 is 4:4:4; the comment of the source file would otherwise be carried over
+    image.save(stream, "JPEG", quality=quality, subsampling=0, comment=b"")
+    return stream.getvalue()
+
+
+def decode(jpeg: bytes) -> np.ndarray:
+    """The pixels of a stored picture: (size, size, 3) uint8, RGB."""
+    with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
+        return np.array(image)

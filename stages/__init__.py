@@ -1,0 +1,33 @@
+"""The stages of the pipeline, one thin script each, run as `python -m stages.NAME` from the top folder.
+
+The `src` beside this package comes first on the path: `dvc exp run --temp` and the queue run a copy of the
+checkout, and an editable install would silently import the code of the original.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def run_stage(name: str, main: Callable[[], None]) -> None:
+    """Run `main`; show a `CaptionerError` as one line (exit code 2); note the seconds it took.
+
+    The seconds go to reports/timings/, which is no input or output of any stage, since they differ
+    from run to run.
+    """
+    from captioner import CaptionerError
+    from captioner.files import write_json
+
+    started = time.monotonic()
+    try:
+        main()
+    except CaptionerError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    seconds = round(time.monotonic() - started, 1)
+    write_json(Path("reports/timings") / f"{name}.json", {"seconds": seconds})

@@ -1,0 +1,70 @@
+"""export: embeddings of pictures, captions and words, and the bundle that captions pictures."""
+
+from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from captioner import bundle, embeddings
+from captioner.encoder import load_encoder, make_deterministic
+from captioner.files import atomic_folder, write_json
+from captioner.images import read_pictures
+from captioner.model import load_captioner
+from captioner.params import load_params
+from captioner.raster import decode
+from captioner.text import Vocabulary
+
+
+def main() -> None:
+    params = load_params()
+    make_deterministic(params.seed)
+    encoder, _ = load_encoder("models/encoder")
+    model = load_captioner("models/captioner")
+    vocabulary = Vocabulary.load("data/tokens/vocabulary.json")
+    captions = pd.read_parquet("data/captions.parquet")
+    index = read_pictures("data/images", ["image_id", "split"])
+
+    words = embeddings.unit_vectors(model.words.embeddings.numpy())
+    of_captions = embeddings.caption_vectors(np.load("data/tokens/captions.npy"), words, vocabulary)
+    of_pictures = embeddings.unit_vectors(np.load("data/features/pooled.npy", mmap_mode="r"))
+    shown = embeddings.projected_rows(len(index), params.export.sprite_size)
+    jpegs = read_pictures("data/images", ["jpeg"])["jpeg"]
+    side = (params.export.sprite_size,) * 2
+    thumbnails = [
+        np.asarray(Image.fromarray(decode(jpegs[row])).resize(side, Image.Resampling.LANCZOS))
+        for row in shown
+    ]
+    first = captions[captions["caption_id"] == 0].set_index("picture")["caption"]
+    metadata = index.loc[shown].assign(caption=first.reindex(shown))
+
+    with atomic_folder("data/embeddings") as folder:
+        embeddings.write_vectors(folder, "pictures", dict(index), of_pictures)
+        columns = dict(captions[["image_id", "caption"]])
+        embeddings.write_vectors(folder, "captions", columns, of_captions)
+        columns = {"word": vocabulary.words, "count": vocabulary.counts}
+        embeddings.write_vectors(folder, "words", columns, words)
+        projector = folder / "projector"
+        projector.mkdir()
+        embeddings.write_projector(
+            projector, of_pictures[shown], metadata, thumbnails, words, vocabulary
+        )
+    bundle.save(
+        "models/bundle",
+        encoder,
+        params.encoder.backbone,
+        model,
+        vocabulary,
+        params.train.attention,
+        bundle.Preparation(**params.preprocess.model_dump(exclude={"max_rejected"})),
+        bundle.Decoding(**params.evaluate.model_dump(exclude={"batch_size", "gallery"})),
+    )
+    sizes = {"pictures": len(index), "captions": len(captions), "words": len(vocabulary)}
+    metrics = sizes | {"picture_size": of_pictures.shape[1], "word_size": words.shape[1]}
+    write_json(Path("reports/export/metrics.json"), metrics | {"projected": len(shown)})
+
+
+if __name__ == "__main__":
+    run_stage("export", main)

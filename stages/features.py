@@ -1,0 +1,35 @@
+"""features: the CNN's grid and pooled features of all pictures, memory-mappable."""
+
+from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
+
+from pathlib import Path
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from captioner.encoder import extract_features, load_encoder, make_deterministic
+from captioner.files import atomic_folder, write_json
+from captioner.images import batches, read_pictures, write_table
+from captioner.params import load_params
+
+
+def main() -> None:
+    params = load_params()
+    make_deterministic(params.seed)
+    encoder, _ = load_encoder("models/encoder")
+    index = read_pictures("data/images", ["image_id", "split"])
+    size = params.features.batch_size
+    steps = -(-len(index) // size)
+    with atomic_folder("data/features") as folder:
+        pictures = tqdm(
+            batches("data/images", size), "features", total=steps, unit="batch", disable=None
+        )
+        cells, channels = extract_features(encoder, pictures, len(index), size, folder)
+        table = pa.Table.from_pandas(index, preserve_index=False).replace_schema_metadata()
+        write_table(table, folder / "index.parquet")
+    metrics = {"pictures": len(index), "cells": cells, "channels": channels}
+    write_json(Path("reports/features/metrics.json"), metrics)
+
+
+if __name__ == "__main__":
+    run_stage("features", main)

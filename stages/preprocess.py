@@ -1,0 +1,43 @@
+"""Stage preprocess: every picture decoded once, made square and stored; captions in a table."""
+
+from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
+
+import logging
+from pathlib import Path
+
+from tqdm import tqdm
+
+from captioner.datasets import flickr, scenes
+from captioner.files import write_json
+from captioner.images import write_shards, write_table
+from captioner.intake import check_intake, contact_sheet, write_rejected
+from captioner.params import load_params
+
+RAW = Path("data/raw")
+IMAGES = Path("data/images")
+REPORT = Path("reports/preprocess")
+READERS = {"scenes": scenes.read, "flickr8k": flickr.read}
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    params = load_params()
+    options = params.preprocess
+    pictures = READERS[params.download.source](RAW)
+    captions, rejected, counts = write_shards(
+        tqdm(pictures, desc="preprocess", unit=" pictures", disable=None),
+        IMAGES,
+        size=options.size,
+        fit=options.fit,
+        jpeg_quality=options.jpeg_quality,
+        max_pixels=options.max_pixels,
+    )
+    write_rejected(REPORT / "rejected.csv", rejected)
+    check_intake(counts, rejected, options.max_rejected)
+    write_table(captions, "data/captions.parquet")
+    contact_sheet(IMAGES, captions, REPORT / "contact_sheet.png")
+    write_json(REPORT / "metrics.json", counts)
+
+
+if __name__ == "__main__":
+    run_stage("preprocess", main)
