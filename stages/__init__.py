@@ -1,17 +1,15 @@
-"""The stages of the pipeline, one thin script each, run as `python -m stages.NAME` from the top folder.
+"""The stages of the pipeline, one thin script each: `python -m stages.NAME` in the top folder.
 
-The `src` beside this package comes first on the path: `dvc exp run --temp` and the queue run a copy of the
-checkout, and an editable install would silently import the code of the original.
+The `src` beside this package comes first on the path: `dvc exp run --temp` and the queue run a copy
+of the checkout, and an editable install would silently import the code of the original.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
 def run_stage(name: str, main: Callable[[], None]) -> None:

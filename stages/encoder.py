@@ -1,6 +1,7 @@
 """encoder: the CNN: ImageNet weights, or a small network trained here on the captions' words."""
 
 from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
+import captioner.quiet_tensorflow  # isort: skip
 
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def main() -> None:
     metrics, history = {}, []
     if backbone == "cnn":
         history = train_from_scratch(encoder, params)
-        metrics = {f"{name}": value for name, value in history[-1].items() if name != "epoch"}
+        metrics = {name: value for name, value in history[-1].items() if name != "epoch"}
     metrics["parameters"] = encoder.count_params()
     metrics["cells"] = int(np.prod(encoder.output_shape[1:3]))
     metrics["channels"] = encoder.output_shape[3]
@@ -66,7 +67,15 @@ def train_from_scratch(encoder, params) -> list[dict]:
         learning_rate=params.encoder.learning_rate,
         seed=params.seed,
     )
-    return [{"epoch": number, **vars(epoch)} for number, epoch in enumerate(epochs, 1)]
+    history = []
+    for number, epoch in enumerate(epochs, 1):
+        history.append({"epoch": number, **vars(epoch)})
+        print(
+            f"epoch {number}: loss {epoch.loss:.4f}, val_loss {epoch.val_loss:.4f}, "
+            f"val_f1 {epoch.val_f1:.3f}",
+            flush=True,
+        )
+    return history
 
 
 if __name__ == "__main__":

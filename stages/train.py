@@ -1,6 +1,7 @@
 """train: the captioning LSTM; after a kill it goes on from the last finished epoch."""
 
 from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
+import captioner.quiet_tensorflow  # isort: skip
 
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def main() -> None:
     trainer = training.Trainer(captioner, train, val, settings, state)
     progress = trainer.run(
         validator(captioner, vocabulary, val, references.tolist()),
-        lambda row: run.log_epoch(row["epoch"], row),
+        lambda row: report(run, row),
     )
     with atomic_folder("models/captioner") as folder:
         model.save_captioner(captioner, folder)
@@ -60,6 +61,12 @@ def main() -> None:
     run.sign(Path("models/captioner"))
     run.close()
     state.remove()
+
+
+def report(run: TrainingRun, row: dict[str, float]) -> None:
+    run.log_epoch(row["epoch"], row)
+    values = ", ".join(f"{name} {row[name]:.3f}" for name in ("loss", "val_loss", "val_cider_d"))
+    print(f"epoch {row['epoch']}: {values}", flush=True)
 
 
 if __name__ == "__main__":

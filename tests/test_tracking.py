@@ -103,7 +103,7 @@ def train(run_id=None, epochs=HISTORY, finish=True) -> tracking.TrainingRun:
     """What the stage `train` does, in the present folder."""
     run = tracking.TrainingRun.open(run_id, "scenes", PARAMS)
     for epoch, loss, score in epochs:
-        run.log_epoch(epoch, {"loss": loss, "val_cider_d": score})
+        run.log_epoch(epoch, {"epoch": epoch, "loss": loss, "val_cider_d": score})
     if finish:
         run.close()
         run.sign(Path("models/captioner"))

@@ -93,7 +93,7 @@ def _caption(arguments: list[Path], folder: Path, beam_width: int | None, as_jso
         raise CaptionerError(
             f"{folder}: no bundle here; make one with `dvc repro`, or name another with --bundle"
         )
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import captioner.quiet_tensorflow  # isort: skip
     from tqdm import tqdm
 
     from captioner import bundle

@@ -16,6 +16,8 @@ import tensorflow as tf
 from keras import layers
 from tqdm import tqdm
 
+from captioner import CaptionerError
+
 # Convolutions of 3x3 with this many filters; a pooling of 2x2 halves the grid at each "pool".
 LAYERS = (24, "pool", 48, 64, "pool", 96, 128, "pool", 192)
 
@@ -56,7 +58,7 @@ def content_labels(captions: Sequence[Sequence[Sequence[str]]], words: Sequence[
 
 @dataclass(frozen=True)
 class Epoch:
-    """Losses (binary cross-entropy, nats a label) and F1 of all labels together at threshold 0.5."""
+    """Losses (binary cross-entropy, nats a label), F1 of all labels together at threshold 0.5."""
 
     loss: float
     val_loss: float
@@ -83,6 +85,9 @@ def train_cnn(
         epochs, batch_size: passes and pictures a step.
         learning_rate: peak of a cosine schedule with a short warm-up.
         seed: of the order of the pictures and of the label layer's start.
+
+    Raises:
+        CaptionerError: the loss is no number any more.
     """
     numbers, labels = train
     steps = -(-len(numbers) // batch_size)
@@ -114,6 +119,11 @@ def train_cnn(
             chosen = np.sort(order[start : start + batch_size])
             pictures = tf.constant(decode(numbers[chosen]), tf.float32)
             losses.append(float(step(pictures, tf.constant(labels[chosen], tf.float32))))
+        if not np.isfinite(losses).all():
+            raise CaptionerError(
+                f"encoder: the loss is no number any more in epoch {epoch + 1}: lower "
+                f"encoder.learning_rate ({learning_rate:.2g})"
+            )
         yield Epoch(float(np.mean(losses)), *_validate(predict, decode, *val, batch_size))
 
 

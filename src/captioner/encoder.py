@@ -16,7 +16,7 @@ from keras import applications, layers
 
 from captioner import CaptionerError
 from captioner.cnn import build_cnn
-from captioner.fetch import _find_in_mirror
+from captioner.fetch import find_in_mirror
 from captioner.files import read_json, write_json
 
 
@@ -52,9 +52,11 @@ BACKBONES = {
 
 
 def find_weights(backbone: str) -> str:
-    """The file of a backbone's ImageNet weights in the mirror folder, else "imagenet": Keras fetches
-    the published file and checks it."""
-    found = _find_in_mirror(BACKBONES[backbone].weights, None, None)
+    """The file of a backbone's ImageNet weights in the mirror folder, else "imagenet".
+
+    For "imagenet" Keras fetches the published file and checks it.
+    """
+    found = find_in_mirror(BACKBONES[backbone].weights, None, None)
     return "imagenet" if found is None else str(found)
 
 
@@ -123,7 +125,7 @@ def load_encoder(folder: Path | str) -> tuple[keras.Model, int]:
         config = read_json(folder / "config.json")
         encoder = build_encoder(config["backbone"], config["size"])
         encoder.load_weights(folder / "weights.weights.h5")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # h5py raises all
         reason = " ".join(str(error).split())[:200]
         raise CaptionerError(
             f"{folder}: no usable encoder ({reason}); run the encoder stage"

@@ -90,7 +90,7 @@ def fetch(
     target.parent.mkdir(parents=True, exist_ok=True)
     pieces.mkdir(exist_ok=True)
     with FileLock(pieces / f"{name}.lock"):
-        found = _find_in_mirror(name, mirror, sha256)
+        found = find_in_mirror(name, mirror, sha256)
         if found is not None:
             _copy(found, target, sha256)
         elif not (target.exists() and sha256 in (None, _sha256(target))):
@@ -107,7 +107,7 @@ def _by_hand(failures: Sequence[FetchError]) -> str:
     )
 
 
-def _find_in_mirror(name: str, mirror: Path | str | None, sha256: str | None) -> Path | None:
+def find_in_mirror(name: str, mirror: Path | str | None, sha256: str | None) -> Path | None:
     """The mirror's file of that name: one with the published checksum, else the outermost one."""
     mirror = mirror or os.environ.get(MIRROR_VARIABLE)
     if not mirror:

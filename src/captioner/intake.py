@@ -7,6 +7,7 @@ rejected thing is named in a table, and a small sheet of stored pictures shows w
 
 import csv
 import io
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -67,15 +68,15 @@ def write_rejected(path: Path | str, rejected: Iterable[Rejected]) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("image_id", "reason", "detail"))
     for item in rejected:
-        writer.writerow(map(_no_formula, (item.image_id, item.reason, item.detail)))
+        writer.writerow(map(_cell, (item.image_id, item.reason, item.detail)))
     with atomic_file(path) as temporary:
         temporary.write_bytes(stream.getvalue().encode("utf-8", "replace"))
 
 
-def _no_formula(text: str) -> str:
-    """Spreadsheets run cells that begin with these (OWASP, "CSV Injection")."""
-    dangerous = text[:1] in ("=", "+", "-", "@") or any(ord(letter) < 32 for letter in text[:1])
-    return f"'{text}" if dangerous else text
+def _cell(text: str) -> str:
+    """One line of text that no spreadsheet runs as a formula (OWASP, "CSV Injection")."""
+    line = re.sub(r"[\x00-\x1f\x7f]+", " ", text)
+    return f"'{line}" if line.lstrip()[:1] in tuple("=+-@") or line[:1] != text[:1] else line
 
 
 def contact_sheet(

@@ -92,10 +92,9 @@ class CaptionModel(keras.Model):
         """Create all weights at once, in a fixed order, so that they can be loaded and compared."""
         features = tf.zeros((1, self.config.cells, self.config.channels), tf.float16)
         self.logits(features, tf.zeros((1, 1, 2), tf.int32))
-        bias = np.zeros(4 * self.config.units, np.float32)
-        bias[self.config.units : 2 * self.config.units] = (
-            1.0  # forget gate (Jozefowicz et al. 2015)
-        )
+        units = self.config.units
+        bias = np.zeros(4 * units, np.float32)
+        bias[units : 2 * units] = 1.0  # forget gate (Jozefowicz et al. 2015)
         self.lstm_words.bias.assign(bias)
         self.built = True
 
@@ -176,7 +175,7 @@ class CaptionModel(keras.Model):
         return logits, tf.boolean_mask(targets, real)
 
     def word_logits(self, outputs: tf.Tensor, drop=lambda x: x) -> tf.Tensor:
-        """(..., units + PROJECTED_CELL + PROJECTED_WORD): state, context, word -> (..., vocabulary)."""
+        """(..., units + PROJECTED_CELL + PROJECTED_WORD): h, context, word -> (..., vocabulary)."""
         return self.vocabulary_logits(drop(tf.tanh(self.output_projection(drop(outputs)))))
 
     def next_word(self, memory: tuple, state: tuple, words: tf.Tensor):
@@ -229,7 +228,7 @@ def load_captioner(folder: Path | str) -> CaptionModel:
     try:
         model = CaptionModel(ModelConfig(**read_json(folder / "config.json")))
         model.load_weights(folder / "weights.weights.h5")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # h5py raises all
         reason = " ".join(str(error).split())[:200]
         raise CaptionerError(
             f"{folder}: no usable captioner ({reason}); run the train stage"

@@ -1,8 +1,8 @@
 """params.yaml as typed, checked objects.
 
 Every stage calls `load_params` before anything else, so that a wrong key, a wrong value or an
-impossible combination anywhere in the file stops the pipeline before any work, in one line. A value
-`auto` in a section is replaced by the value in the row of the chosen data set
+impossible combination anywhere in the file, in the rows of other data sets too, stops the pipeline
+before any work, in one line. A value `auto` in a section is replaced by the value in the row of the chosen data set
 (`datasets.NAME.SECTION.KEY`).
 """
 
@@ -17,7 +17,20 @@ from captioner import CaptionerError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: PyYAML's 1.1 rules read 1e-05, which DVC writes for small rates, as text."""
+    """YAML 1.2 numbers: PyYAML's 1.1 rules read 1e-05, which DVC writes for small rates, as text.
+
+    A key that is there twice is an error, as in DVC; PyYAML alone would drop the first.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            keys = [key.value for key, _ in node.value]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice!r} is there twice", node.start_mark
+            )
+        return mapping
 
 
 _Loader.add_implicit_resolver(
@@ -59,6 +72,9 @@ class ScenesSource(Section):
 
 class FlickrSource(Section):
     source: Literal["flickr8k"]
+
+
+SOURCES = {"scenes": ScenesSource, "flickr8k": FlickrSource}
 
 
 class Preprocess(Section):
@@ -149,49 +165,99 @@ class Params(Section):
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:
-    """Read, resolve and check a params file.
+    """Read, resolve and check a params file, the rows of all data sets included.
 
     Raises:
         CaptionerError: one line that names file, key, value and what is allowed.
     """
-    path = Path(path)
+    try:
+        return _check(_read(Path(path)))
+    except CaptionerError as error:
+        raise CaptionerError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except FileNotFoundError:
-        raise CaptionerError(f"{path}: no such file; run from the project's top folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise CaptionerError(f"{path}: not valid YAML: {where}") from None
+        raise CaptionerError("no such file; run from the project's top folder") from None
+    except OSError as error:
+        raise CaptionerError(f"cannot be read: {error.strerror}") from None
+    # Beside its own errors PyYAML lets through those of dates, long numbers and deep nesting.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CaptionerError(f"not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise CaptionerError(f"{path}: expected sections of keys, found {_show(raw)}")
+        raise CaptionerError(f"expected sections of keys, found {_show(raw)}")
+    return raw
+
+
+def _check(raw: dict[str, Any]) -> Params:
+    table = raw.get("datasets")
+    if not isinstance(table, dict) or not table:
+        raise CaptionerError("datasets: missing; expected a table of data sets")
+    problems = [problem for name, row in table.items() for problem in _check_row(name, row)]
+    if problems:
+        raise CaptionerError("; ".join(problems))
+    dataset = raw.get("dataset")
+    if not isinstance(dataset, str) or dataset not in table:
+        allowed = ", ".join(map(_name, table))
+        raise CaptionerError(f"dataset: {_show(dataset)} is not allowed: one of: {allowed}")
+    if "download" in raw:
+        raise CaptionerError("download: belongs into a row of the table `datasets`")
     try:
-        params = Params.model_validate(_resolve(raw, path))
+        params = Params.model_validate(_resolve(raw, dataset))
     except ValidationError as error:
-        raise CaptionerError(f"{path}: " + "; ".join(map(_explain, error.errors()))) from None
+        raise CaptionerError("; ".join(_explain(e, Params, "") for e in error.errors())) from None
     smallest = SMALLEST_SIZE.get(params.encoder.backbone, 32)
     if params.preprocess.size < smallest:
         raise CaptionerError(
-            f"{path}: preprocess.size: {params.preprocess.size} is too small for encoder.backbone "
-            f"{params.encoder.backbone}: at least {smallest}"
+            f"preprocess.size: {params.preprocess.size} is not allowed: encoder.backbone "
+            f"{params.encoder.backbone} needs at least {smallest}"
         )
     return params
 
 
-def _resolve(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+def _check_row(name: object, row: object) -> list[str]:
+    """What is wrong with a row: it holds `download` and parts of sections."""
+    place = f"datasets.{_name(name)}"
+    if not isinstance(row, dict) or not isinstance(row.get("download"), dict):
+        return [f"{place}: expected sections, `download` among them"]
+    problems = []
+    for section, values in row.items():
+        where = f"{place}.{_name(section)}"
+        if section == "download":
+            source = values.get("source")
+            if not isinstance(source, str) or source not in SOURCES:
+                allowed = ", ".join(SOURCES)
+                problems.append(
+                    f"{where}.source: {_show(source)} is not allowed: one of: {allowed}"
+                )
+            else:
+                problems += _problems(SOURCES[source], values, where, partial=False)
+        elif section not in SECTIONS:
+            problems.append(f"{where}: unknown key; one of: {', '.join(['download', *SECTIONS])}")
+        elif not isinstance(values, dict):
+            allowed = _allowed(Params, section)
+            problems.append(f"{where}: {_show(values)} is not allowed: {allowed}")
+        else:
+            problems += _problems(SECTIONS[section], values, where, partial=True)
+    return problems
+
+
+def _problems(model: type[Section], values: dict, where: str, partial: bool) -> list[str]:
+    """What a model has against values; keys may be missing where they are `partial`."""
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        errors = [e for e in error.errors() if not (partial and e["type"] == "missing")]
+        return [_explain(e, model, f"{where}.") for e in errors]
+    return []
+
+
+def _resolve(raw: dict[str, Any], dataset: str) -> dict[str, Any]:
     """Put the chosen data set's row in the place of the table, and its values in that of `auto`."""
-    resolved = dict(raw)
-    table = resolved.pop("datasets", None)
-    if not isinstance(table, dict) or not table:
-        raise CaptionerError(f"{path}: datasets: missing; expected a table of data sets")
-    for name, row in table.items():
-        _check_row(name, row, path)
-    dataset = raw.get("dataset")
-    if not isinstance(dataset, str) or dataset not in table:
-        allowed = ", ".join(map(str, table))
-        raise CaptionerError(f"{path}: dataset: {_show(dataset)} is not there; one of: {allowed}")
-    row = table[dataset]
-    if "download" in raw:
-        raise CaptionerError(f"{path}: download: belongs into a row of the table `datasets`")
+    row = raw["datasets"][dataset]
+    resolved = {key: value for key, value in raw.items() if key != "datasets"}
     resolved["download"] = row["download"]
     for name in SECTIONS:
         section = raw.get(name)
@@ -199,58 +265,52 @@ def _resolve(raw: dict[str, Any], path: Path) -> dict[str, Any]:
             continue  # pydantic says that it is missing or no section
         resolved[name] = dict(section)
         for key, value in section.items():
-            if value == "auto":
+            if value == "auto" and key in SECTIONS[name].model_fields:
                 if key not in row.get(name, {}):
                     raise CaptionerError(
-                        f"{path}: {name}.{key}: auto, but datasets.{dataset}.{name} has no `{key}`; "
-                        "write a value in either place"
+                        f"{name}.{key}: auto, but datasets.{dataset}.{name} has no `{key}`; write "
+                        f"a value in either place: {_allowed(SECTIONS[name], key)}"
                     )
                 resolved[name][key] = row[name][key]
     return resolved
 
 
-def _check_row(name: object, row: object, path: Path) -> None:
-    """A row holds `download` and, for each section, keys that this section has."""
-    if not isinstance(row, dict) or not isinstance(row.get("download"), dict):
-        raise CaptionerError(f"{path}: datasets.{name}: expected sections, `download` among them")
-    for section, values in row.items():
-        if section == "download":
-            continue
-        if section not in SECTIONS or not isinstance(values, dict):
-            allowed = ", ".join(["download", *SECTIONS])
-            raise CaptionerError(
-                f"{path}: datasets.{name}.{section}: not a section; one of: {allowed}"
-            )
-        for key in values:
-            fields = SECTIONS[section].model_fields
-            if key not in fields:
-                raise CaptionerError(
-                    f"{path}: datasets.{name}.{section}.{key}: unknown key; "
-                    f"one of: {', '.join(fields)}"
-                )
+def _explain(error: dict[str, Any], model: type[Section], where: str) -> str:
+    """One pydantic error as `key: value: what is allowed`."""
+    *sections, key = error["loc"]
+    owner = SECTIONS[sections[0]] if sections else model
+    place = where + ".".join(map(_name, error["loc"]))
+    if error["type"] == "missing":
+        return f"{place}: missing; {_allowed(owner, key)}"
+    if key not in owner.model_fields:
+        keys = [name for name in owner.model_fields if name != "download"]
+        return f"{place}: unknown key; one of: {', '.join(keys)}"
+    return f"{place}: {_show(error['input'])} is not allowed: {_allowed(owner, key)}"
+
+
+def _allowed(owner: type[Section], key: str) -> str:
+    """What a key may hold, in words: "a whole number, at least 1, at most 100"."""
+    if owner is Params and key in SECTIONS:
+        return f"a section of keys: {', '.join(SECTIONS[key].model_fields)}"
+    schema = owner.model_json_schema()["properties"][key]
+    if "enum" in schema:
+        return f"one of: {', '.join(map(str, schema['enum']))}"
+    bounds = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    limits = [f"{words} {schema[name]}" for name, words in bounds.items() if name in schema]
+    noun = {"integer": "a whole number", "number": "a number"}[schema["type"]]
+    return ", ".join([noun, *limits])
+
+
+def _name(key: object) -> str:
+    """A key as part of a message of one line."""
+    return str(key) if str(key).isprintable() else _show(str(key))
 
 
 def _show(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _explain(error: dict[str, Any]) -> str:
-    """One pydantic error as `key: value: what is allowed`."""
-    location = [str(part) for part in error["loc"]]
-    if location[:1] == ["download"]:  # drop the tag that pydantic puts after `download`
-        location = ["datasets row, download", *location[2:]]
-    key = ".".join(location)
-    kind = error["type"]
-    if kind == "missing":
-        return f"{key}: missing"
-    if kind == "extra_forbidden":
-        known = Params.model_fields if len(location) == 1 else _fields(location[0])
-        suffix = f"; one of: {', '.join(known)}" if known else ""
-        return f"{key}: unknown key{suffix}"
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return f"{key}: {_show(error['input'])} is not allowed: {message}"
-
-
-def _fields(section: str) -> list[str]:
-    return list(SECTIONS[section].model_fields) if section in SECTIONS else []

@@ -28,7 +28,7 @@ import yaml
 from filelock import FileLock
 
 from captioner import CaptionerError
-from captioner.files import atomic_file, read_json, write_json
+from captioner.files import atomic_file, digest, read_json, write_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -164,9 +164,10 @@ class TrainingRun:
         return run
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Log `metrics` as `train.NAME` at step `epoch`; an epoch already there is left alone."""
+        """Log a row of the history at step `epoch`; an epoch already there is left alone."""
         if self._client is not None and self.run_id is not None:
-            curves = {f"train.{name}": {epoch: value} for name, value in metrics.items()}
+            row = {name: value for name, value in metrics.items() if name != "epoch"}
+            curves = {f"train.{name}": {epoch: value} for name, value in row.items()}
             with self._at_best():
                 _log_curves(self._client, self.run_id, curves, self._steps)
 
@@ -179,7 +180,7 @@ class TrainingRun:
     def sign(self, model: Path) -> None:
         """Leave word for `track` that this run trained what lies in the folder `model`."""
         if self.run_id is not None:
-            write_json(TRAINER_RUN, {"run_id": self.run_id, "model": _folder_digest(model)})
+            write_json(TRAINER_RUN, {"run_id": self.run_id, "model": digest(model)})
 
     @contextmanager
     def _at_best(self) -> Iterator[None]:
@@ -239,15 +240,6 @@ def _device() -> str:
 def _git(checkout: Path, *arguments: str) -> str:
     command = ["git", "-C", str(checkout), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _folder_digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
-    return digest.hexdigest()
 
 
 class Tracked(NamedTuple):
@@ -344,7 +336,7 @@ def _adopt(client: "MlflowClient", root: Path, params: Mapping[str, Any]) -> "Ru
         run_id, model = str(note["run_id"]), note["model"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # the model came from DVC's cache
-    if model != _folder_digest(root / "models" / "captioner") or not _is_open(client, run_id):
+    if model != digest(root / "models" / "captioner") or not _is_open(client, run_id):
         return None
     run = client.get_run(run_id)
     logged = run.data.params

@@ -77,7 +77,7 @@ class State:
             inputs: digest of the data and the code.
         """
         name = hashlib.sha256(f"{settings!r} {inputs}".encode()).hexdigest()[:16]
-        for other in parent.glob("*"):
+        for other in parent.glob("*/"):  # folders alone
             if other.name != name:
                 shutil.rmtree(other)
         return cls(parent / name)
@@ -144,18 +144,21 @@ class Trainer:
         Args:
             score: free-running scores of the validation split, `val_cider_d` among them; called
                 after each epoch with the model as it would be kept.
-            on_epoch: gets the row of the history of each newly finished epoch.
+            on_epoch: gets each row of the history, also those of before a kill: it may have come
+                after an epoch was kept and before anyone was told.
 
         Raises:
             CaptionerError: the loss is no number any more.
         """
         self._resume()
+        for row in self.progress.history:
+            on_epoch(row)
         while not self._done():
             epoch = self.progress.epoch
             row = {"epoch": epoch + 1, "learning_rate": self._learning_rate(epoch, 0)}
             row["loss"] = self._train_epoch(epoch)
             with self._averaged() as own_weights:
-                row["val_loss"] = self._validate()
+                row["val_loss"] = self._validate(epoch)
                 row |= score()
                 self._keep(row, own_weights)
             on_epoch(row)
@@ -193,21 +196,21 @@ class Trainer:
             loss, count = float(loss), int(count)
             if not np.isfinite(loss):
                 pictures = ", ".join(map(str, self.train.rows[chosen][:5]))
-                raise CaptionerError(
-                    f"training: the loss is {loss} in epoch {epoch + 1}, step {number + 1} (learning "
-                    f"rate {rate:.2g}, pictures {pictures} ...): lower train.learning_rate or "
-                    "train.clip_norm; the last finished epoch is kept"
-                )
+                raise _diverged(loss, epoch, number, rate, f"pictures {pictures} ...")
             total, words = total + loss, words + count
             if number % 20 == 0:
                 bar.set_postfix(loss=f"{total / words:.3f}", refresh=False)
         return total / words
 
-    def _validate(self) -> float:
+    def _validate(self, epoch: int) -> float:
         total, words = 0.0, 0
         for chosen, length in batches(self.val.tokens, self.settings.pictures_per_batch, None):
             loss, count = self._function("val", length)(*self._load(self.val, chosen, length))
             total, words = total + float(loss), words + int(count)
+        if not np.isfinite(total):  # the last step of the epoch was one too far
+            last = self.steps_per_epoch - 1
+            rate = self._learning_rate(epoch, last)
+            raise _diverged(total, epoch, last, rate, "found in validation")
         return total / words
 
     def _load(self, examples: Examples, chosen: np.ndarray, length: int):
@@ -230,16 +233,11 @@ class Trainer:
         return self._compiled[kind, length]
 
     def _train_step(self, features, tokens, seed):
-        smoothing = self.settings.label_smoothing
         weights = self.model.trainable_variables
         with tf.GradientTape() as tape:
             dropout = Dropout(self.settings.dropout, seed)
             logits, targets = self.model.logits(features, tokens, dropout)
-            log_probabilities = tf.nn.log_softmax(logits)
-            loss = -tf.gather(log_probabilities, targets, batch_dims=1)
-            # Szegedy et al. 2016, section 7: some probability for every word of the vocabulary.
-            uniform = -tf.reduce_mean(log_probabilities, -1)
-            objective = tf.reduce_mean((1 - smoothing) * loss + smoothing * uniform)
+            objective, loss = smoothed_cross_entropy(logits, targets, self.settings.label_smoothing)
         self.optimizer.apply_gradients(zip(tape.gradient(objective, weights), weights, strict=True))
         # Averaged weights (Polyak and Juditsky 1992); the memory grows from one step to 1 / (1 -
         # ema).
@@ -247,12 +245,12 @@ class Trainer:
         keep = tf.minimum(self.settings.ema, done / (done + 10.0))
         for average, weight in zip(self.averages, weights, strict=True):
             average.assign(keep * average + (1 - keep) * weight)
-        return tf.reduce_sum(loss), tf.size(targets)
+        return loss, tf.size(targets)
 
     def _val_step(self, features, tokens):
         logits, targets = self.model.logits(features, tokens)
-        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-        return tf.reduce_sum(loss), tf.size(targets)
+        _, loss = smoothed_cross_entropy(logits, targets, 0.0)
+        return loss, tf.size(targets)
 
     @contextmanager
     def _averaged(self) -> Iterator[list[np.ndarray]]:
@@ -273,7 +271,8 @@ class Trainer:
         progress = self.progress
         previous = self.state.epoch(progress.epoch)
         best = max((past["val_cider_d"] for past in progress.history), default=-1.0)
-        progress.history.append(row)
+        # In the order in which JSON gives it back, lest a resumed history.csv differ in columns.
+        progress.history.append(dict(sorted(row.items())))
         if row["val_cider_d"] > best:
             progress.best_epoch = progress.epoch
         elif self.settings.schedule == "plateau":
@@ -299,6 +298,33 @@ class Trainer:
         _assign(self.averages, _load_arrays(folder / "averages.npz"))
         self.progress = Progress(**read_json(folder / "progress.json"))
         print(f"going on after epoch {self.progress.epoch}", flush=True)
+
+
+def smoothed_cross_entropy(
+    logits: tf.Tensor, targets: tf.Tensor, smoothing: float
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What training minimises, and the plain cross-entropy that is reported.
+
+    Args:
+        logits: (words, vocabulary); targets: (words,) int32.
+        smoothing: probability mass spread evenly over the vocabulary (Szegedy et al. 2016,
+            section 7).
+
+    Returns:
+        The mean smoothed cross-entropy, and the sum of the plain ones, in nats.
+    """
+    log_probabilities = tf.nn.log_softmax(logits)
+    loss = -tf.gather(log_probabilities, targets, batch_dims=1)
+    uniform = -tf.reduce_mean(log_probabilities, -1)
+    return tf.reduce_mean((1 - smoothing) * loss + smoothing * uniform), tf.reduce_sum(loss)
+
+
+def _diverged(loss: float, epoch: int, step: int, rate: float, where: str) -> CaptionerError:
+    return CaptionerError(
+        f"training: the loss is {loss} in epoch {epoch + 1}, step {step + 1} (learning rate "
+        f"{rate:.2g}, {where}): lower train.learning_rate or train.clip_norm; the last finished "
+        "epoch is kept"
+    )
 
 
 def _assign(variables: Sequence, values: Sequence[np.ndarray]) -> None:

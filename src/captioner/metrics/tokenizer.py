@@ -3,10 +3,10 @@
 The reference (Chen et al. 2015, "Microsoft COCO Captions", section 4; `pycocoevalcap`) runs
 Stanford CoreNLP 3.4.1's `PTBTokenizer -preserveLines -lowerCase` and drops a list of punctuation
 tokens. That tokenizer is a scanner: at each position every rule tries, the longest match wins
-(context that a rule only looks at counts), and among equals the first rule. Below stands one regular
-expression for each rule, all joined into one pattern that reports where every rule would end. Rules
-whose difference nobody sees after lower-casing and dropping punctuation are merged, and captions of
-plain words, most of them, take a short cut.
+(context that a rule only looks at counts), and among equals the first rule. Below stands a regular
+expression for each rule, all joined into one pattern that reports where each of them would end.
+Rules whose difference nobody sees after lower-casing and dropping punctuation are merged, and
+captions of plain words, most of them, take a short cut.
 """
 
 import re
@@ -17,8 +17,8 @@ from itertools import accumulate
 # What the reference drops. Its upper-case bracket names never meet lower-cased tokens: -lrb- stays.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
-# Characters beyond ASCII by what they are to the scanner: the Unicode of 2014, so that no version of
-# Python changes a score. Runs in base 36: how many characters to skip, how many to take, and so on.
+# Characters beyond ASCII by what they are to the scanner: the Unicode of 2014, so that no version
+# of Python changes a score. Runs in base 36: how many characters to skip, how many to take, ...
 _LETTERS = (
     "4q 1 a 1 4 1 5 n 1 v 1 1k 2 25 1 8y 4 c e 5 7 1 1 1 3l 5 1 2 2 4 8 1 1 3 1 1 1 k 1 2b 1 3v 8 "
     "4e 9 12 2 1 7 13 20 r 5 3 19 17 z 2 1 2r 1 1 f 2 7 2 a 3 2 1 g 1 1 u t 2h b 1 o x 9 2 4 1 5 "
@@ -66,7 +66,7 @@ def _any_case(words: str) -> str:
     return "(?i:" + "|".join(re.sub(r"\[(\w)\]", r"(?-i:\1)", word) for word in words.split()) + ")"
 
 
-# Abbreviations that keep their period. The second list is also kept before a capital letter.
+# Abbreviations that keep their period (the split in two is the scanner's: names and titles apart).
 _ABBREVIATIONS = (
     "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri ala ariz "
     "[A]z [A]rk calif colo conn ct dak [D]el fla ga [I]ll ind kan kans ky [L]a [M]ass md mich "
@@ -85,7 +85,7 @@ _FILE_ENDINGS = (
     "bat bmp c class cgi cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php "
     "pl png ppt ps py sql tar txt wav x xml zip"
 )
-# One letter and a period before one of these (or the end) is a word that ends a sentence: "plan b".
+# A lone letter and a period before one of these (or the end) ends a sentence: "plan", "b".
 _SENTENCE_STARTS = (
     "[A]bout [A]ccording [A]dditionally [A]fter [A]n [A] [A]s [A]t [B]ut [E]arlier [H]e [H]er "
     "[H]ere [H]owever [I]f [I]n [I]t [L]ast [M]any [M]ore [M]r\\. [M]s\\. [N]ow [O]nce [O]ne "
@@ -94,7 +94,7 @@ _SENTENCE_STARTS = (
 )
 _PAIRS = "can|not gon|na got|ta lem|me gim|me wan|na"  # assimilated words, split in two
 
-# Short captions of plain words need no scanner. These words do.
+# Captions of plain words need no scanner, except for these words.
 _SPLIT_WORDS = frozenset(pair.replace("|", "") for pair in _PAIRS.split())
 _PERIOD_WORDS = frozenset(re.sub(r"[\[\]]", "", f"{_ABBREVIATIONS} {_TITLES}").lower().split())
 _PLAIN = re.compile(r"[A-Za-z ,]*\.? *")
@@ -112,7 +112,7 @@ def _rules() -> list[tuple[str, str, str]]:
     apos = r"(?:['\x92\u2019]|(?i:&apos;))"
     apos_like = r"(?:['\x92\u2019\x91\u2018\u201b`]|(?i:&apos;))"
     amp = "(?:&|(?i:&amp;))"
-    wide = f"(?:[A-Za-zªıſİ\u212a\u0300\xad]|&[aeiouAEIOU](?i:acute|grave|uml);)"
+    wide = "(?:[A-Za-zªıſİ\u212a\u0300\xad]|&[aeiouAEIOU](?i:acute|grave|uml);)"
     wide_or_digit = f"(?:{wide}|{digit})"
     word = f"{wide}{wide_or_digit}*(?:[.!?]{wide}{wide_or_digit}*)*"
     alnum = f"(?:{letter}|{digit})"
@@ -206,10 +206,11 @@ def _rules() -> list[tuple[str, str, str]]:
         (
             "paren",
             r"(?:\([0-9]{2,3}\)[ \xa0]?|(?:\+\+?)?(?:[0-9]{2,4}[- \xa0])?[0-9]{2,4}[- \xa0])"
-            r"[0-9]{3,4}[- \xa0]?[0-9]{3,5}|(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}",
+            r"[0-9]{3,4}[- \xa0]?[0-9]{3,5}"
+            r"|(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}",
             "",
         ),
-        ("drop", '"|(?i:&quot;)', "[A-Za-z0-9$]?"),
+        ("quote", '"|(?i:&quot;)', "[A-Za-z0-9$]?"),
         ("drop", r"\x7f", ""),
         ("angle", "[<>]|(?i:&[lg]t;)", ""),
         ("paren", r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", "[^A-Za-z0-9]"),
@@ -237,7 +238,7 @@ def _rules() -> list[tuple[str, str, str]]:
             rf"''|[`\u2018-\u201f\x91-\x94\u2039\u203a\xab\xbb]{{1,2}}|{apos}",
             "",
         ),
-        ("keep", rf"[+%&~^|\\§\u2044\u207a\u207b\u208a\u208b]", ""),
+        ("keep", r"[+%&~^|\\§\u2044\u207a\u207b\u208a\u208b]", ""),
         ("drop", rf"{space}+|{blank}|[\0\u200b\u200e\u200f\ufeff]|(?i:&nbsp;)", ""),
     ]
 
@@ -246,7 +247,7 @@ _QUOTES = str.maketrans(
     dict.fromkeys("\x91\u2018\u201b\u2039", "`")
     | dict.fromkeys("\x92\u2019\u203a", "'")
     | dict.fromkeys("\x93\u201c\xab", "``")
-    | dict.fromkeys("\x94\u201d\xbb", "''")
+    | dict.fromkeys('"\x94\u201d\xbb', "''")
 )
 _FRACTIONS = str.maketrans(dict(zip("¼½¾⅓⅔", ("1/4", "1/2", "3/4", "1/3", "2/3"), strict=True)))
 _CURRENCIES = str.maketrans({"¢": "cents", "£": "#"} | dict.fromkeys("\x80\xa4\u20a0\u20ac", "$"))
@@ -263,7 +264,7 @@ _REWRITES: dict[str, Callable[[str], str]] = {
     "space": lambda text: text.replace(" ", "\xa0"),
     "amp": lambda text: re.sub("(?i)&amp;", "&", text),
     "angle": lambda text: {"&lt;": "<", "&gt;": ">"}.get(text.lower(), text),
-    "quote": lambda text: re.sub("(?i)&apos;", "'", text).translate(_QUOTES),
+    "quote": lambda text: re.sub("&apos;", "'", re.sub("&quot;", '"', text)).translate(_QUOTES),
     "fraction": lambda text: text.translate(_FRACTIONS),
     "currency": lambda text: text.translate(_CURRENCIES),
     "bracket": lambda text: text.translate(_BRACKETS),
@@ -299,7 +300,7 @@ def _utf16_halves(match: re.Match[str]) -> str:
 
 def _scan(caption: str) -> list[str]:
     """Tokenize anything: the longest match at each position, runs of plain words at once."""
-    # The scanner reads UTF-16 and drops the halves of a character beyond U+FFFF, except in addresses.
+    # The scanner reads UTF-16; both halves of a character beyond U+FFFF go, but for addresses.
     text = _ASTRAL.sub(_utf16_halves, caption.replace("\n", " ")) + "\n"
     shapes = text if text.isascii() else _shapes().sub(_shape, text)
     pattern, rewrites = _scanner()
@@ -331,10 +332,10 @@ def _scan(caption: str) -> list[str]:
 def tokenize(caption: str) -> list[str]:
     """Return the caption's tokens, lower-cased and without punctuation.
 
-    Joined by blanks they equal the reference's line for the caption. In one case the reference looks
-    on into the next caption of its file: a single letter with a period at the very end. The next
-    caption is then taken to begin like a sentence: "plan B." gives "plan", "b". All line breaks
-    separate tokens.
+    Joined by blanks they equal the reference's line for the caption. In one case the reference
+    looks on into the next caption of its file: a single letter with a period at the very end. The
+    next caption is then taken to begin like a sentence: "plan B." gives "plan", "b". All line
+    breaks separate tokens. A token never holds a blank, though a few hold a no-break space.
 
     Source: Stanford CoreNLP 3.4.1 `PTBTokenizer`; `pycocoevalcap/tokenizer/ptbtokenizer.py`.
     """

@@ -1,0 +1,289 @@
+"""The whole pipeline with real DVC and real MLflow, in a copy of this checkout, on a tiny data set.
+
+The tests share one finished pipeline, since each stage that needs TensorFlow takes seconds. Each
+counts the runs before and after and puts back what it changes, so that any of them may run alone.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from captioner import tracking
+from captioner.params import load_params
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ["download", "preprocess", "encoder", "features", "tokenize", "train", "evaluate"]
+STAGES += ["export"]
+EPOCHS = 4
+TINY = {
+    "datasets.scenes.download": {
+        "source": "scenes",
+        "train": 48,
+        "val": 16,
+        "test": 16,
+        "size": 32,
+    },
+    "datasets.scenes.preprocess": {"size": 32},
+    "datasets.scenes.train": {"units": 16, "epochs": EPOCHS},
+    "encoder.epochs": 1,
+    "glove.epochs": 2,
+    "train.attention_units": 16,
+    "train.patience": EPOCHS,
+    "evaluate.gallery": 2,
+    "evaluate.beam_width": 2,
+}
+fresh_look = itertools.count(1)
+
+
+class Pipeline:
+    """A git repository of its own with a pipeline in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        hidden = ("MLFLOW_", "DVC_", "GIT_", "PYTHONPATH")
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+        self.environment |= {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+        }
+
+    def start(self, *command: str) -> subprocess.Popen:
+        """Start a program as the leader of a group of processes that can be killed together."""
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def call(self, *command: str) -> str:
+        process = self.start(*command)
+        output, _ = process.communicate()
+        assert process.returncode == 0, f"{' '.join(command)}:\n{output}"
+        return output
+
+    def dvc(self, *arguments: str) -> str:
+        return self.call(sys.executable, "-m", "dvc", *arguments)
+
+    def set_params(self, values: dict[str, object]) -> None:
+        path = self.folder / "params.yaml"
+        params = yaml.safe_load(path.read_text())
+        for name, value in values.items():
+            *sections, key = name.split(".")
+            target = params
+            for section in sections:
+                target = target[section]
+            target[key] = value
+        path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def client(self):
+        """A client that sees the store as it is now, also after it was deleted and made again."""
+        from mlflow import MlflowClient
+
+        return MlflowClient(f"sqlite:///{self.folder}/{'./' * next(fresh_look)}mlflow.db")
+
+    def runs(self) -> dict:
+        client = self.client()
+        experiment = client.get_experiment_by_name("captioner")
+        return {run.info.run_id: run for run in client.search_runs([experiment.experiment_id])}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory) -> Pipeline:
+    """The pipeline after the first `dvc repro`, committed."""
+    pipeline = Pipeline(tmp_path_factory.mktemp("pipeline") / "clone")
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True).stdout
+    for name in filter(None, names.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (pipeline.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, pipeline.folder / name)
+    pipeline.set_params(TINY)
+    pipeline.call("git", "init", "-q")
+    pipeline.call("git", "config", "user.name", "A Person")
+    pipeline.call("git", "config", "user.email", "person@example.org")
+    commit(pipeline)
+    pipeline.dvc("repro")
+    commit(pipeline)
+    pipeline.first = list(pipeline.runs().values())
+    return pipeline
+
+
+def commit(pipeline: Pipeline) -> None:
+    pipeline.call("git", "add", "-A")
+    pipeline.call("git", "commit", "-q", "--allow-empty", "-m", "state of the pipeline")
+
+
+def assert_complete(pipeline: Pipeline, run, folder: Path | None = None) -> None:
+    """The run holds everything that the pipeline in `folder` has to say about itself."""
+    folder = folder or pipeline.folder
+    client = pipeline.client()
+    assert run.info.status == "FINISHED"
+    params = tracking.flatten(load_params(folder / "params.yaml"))
+    assert run.data.params == {name: str(value) for name, value in params.items()}
+    curves = assert_curves(client, run.info.run_id, folder)
+    for stage in STAGES:
+        metrics = json.loads((folder / "reports" / stage / "metrics.json").read_text())
+        assert metrics, stage
+        for name, value in metrics.items():
+            if f"{stage}.{name}" not in curves:
+                assert run.data.metrics[f"{stage}.{name}"] == value, (stage, name)
+    assert {"evaluate.cider_d", "evaluate.truthful"} <= run.data.metrics.keys()
+
+    artifacts = Path(client.download_artifacts(run.info.run_id, ""))
+    for name in ("params.yaml", "dvc.yaml", "reports/evaluate/gallery.png"):
+        assert (artifacts / name).read_bytes() == (folder / name).read_bytes(), name
+    lock = yaml.safe_load((artifacts / "dvc.lock").read_text())
+    assert lock["stages"].keys() - {"track"} == set(STAGES)
+    state = (folder / "mlruns" / "state").read_text().strip()
+    assert state == tracking.fingerprint(folder / "dvc.lock")
+    assert state == tracking.fingerprint(artifacts / "dvc.lock")
+    assert state == run.data.tags["captioner.fingerprint"]
+    table = json.loads((artifacts / "captions.json").read_text())
+    predictions = pd.read_parquet(folder / "data" / "predictions.parquet")
+    assert [row[:2] for row in table["data"]] == predictions[
+        ["image_id", "caption"]
+    ].to_numpy().tolist()
+    assert len(run.inputs.dataset_inputs) == 3  # data/raw, data/images, data/captions.parquet
+    (model,) = run.outputs.model_outputs
+    assert client.get_logged_model(model.model_id).status == "READY"
+
+
+def assert_curves(client, run_id: str, folder: Path) -> set[str]:
+    """Every epoch of the trainings is there, once; returns the metrics that are curves."""
+    names = set()
+    for stage in ("encoder", "train"):
+        history = pd.read_csv(folder / "reports" / stage / "history.csv")
+        for name in history.columns.drop("epoch"):
+            points = client.get_metric_history(run_id, f"{stage}.{name}")
+            curve = sorted((point.step, point.value) for point in points)
+            assert [step for step, _ in curve] == history["epoch"].tolist()
+            assert [value for _, value in curve] == pytest.approx(history[name].tolist(), rel=1e-9)
+            names.add(f"{stage}.{name}")
+    assert history["epoch"].tolist() == list(range(1, EPOCHS + 1))
+    return names
+
+
+def test_fresh_repro_is_one_complete_run(pipeline):
+    (run,) = pipeline.first
+    assert_complete(pipeline, run)
+
+
+def test_logged_model_captions_pictures(pipeline, tmp_path):
+    """In another folder, with no other source of the package than the model's own copy."""
+    (run,) = pipeline.first
+    pictures = pd.read_parquet(pipeline.folder / "data" / "images" / "part-00000.parquet")
+    (tmp_path / "picture.jpg").write_bytes(pictures["jpeg"].iloc[-1])
+    program = f"""
+import base64, mlflow, pandas
+mlflow.set_tracking_uri("sqlite:///{pipeline.folder}/mlflow.db")
+model = mlflow.pyfunc.load_model("runs:/{run.info.run_id}/captioner")
+import captioner
+assert "/mlruns/" in captioner.__file__, captioner.__file__
+picture = open("picture.jpg", "rb").read()
+frame = pandas.DataFrame({{"image": [picture, base64.b64encode(picture).decode()]}})
+print("captions:", *model.predict(frame), sep="|")
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=pipeline.environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    _, first, second = done.stdout.strip().splitlines()[-1].split("|")
+    assert first == second != ""
+
+
+def test_no_change_no_new_run(pipeline):
+    before = pipeline.runs().keys()
+    lock = (pipeline.folder / "dvc.lock").read_bytes()
+    assert "up to date" in pipeline.dvc("repro")
+    assert "up to date" in pipeline.dvc("status")
+    assert pipeline.runs().keys() == before
+    assert (pipeline.folder / "dvc.lock").read_bytes() == lock
+
+
+def test_another_beam_width_is_one_more_run_and_no_training(pipeline):
+    before = pipeline.runs().keys()
+    pipeline.set_params({"evaluate.beam_width": 3})
+    output = pipeline.dvc("repro")
+    assert "Running stage 'evaluate'" in output
+    assert "Running stage 'train'" not in output
+    runs = pipeline.runs()
+    (new,) = runs.keys() - before
+    assert runs[new].data.params["evaluate.beam_width"] == "3"
+    assert_complete(pipeline, runs[new])
+
+    pipeline.set_params({"evaluate.beam_width": TINY["evaluate.beam_width"]})
+    output = pipeline.dvc("repro")
+    assert "Running stage 'evaluate'" not in output  # the cache has it
+    assert pipeline.runs().keys() == runs.keys()
+    assert pipeline.call("git", "diff", "dvc.lock") == ""
+
+
+def test_deleted_store_is_rebuilt_by_track(pipeline):
+    for path in pipeline.folder.glob("mlflow.db*"):
+        path.unlink()
+    shutil.rmtree(pipeline.folder / "mlruns")
+    output = pipeline.dvc("repro", "track")
+    assert [line for line in output.splitlines() if "Running stage" in line] == [
+        "Running stage 'track':"
+    ]
+    (run,) = pipeline.runs().values()
+    assert_complete(pipeline, run)
+
+
+def test_temporary_experiment_is_one_run_that_survives(pipeline):
+    before = pipeline.runs().keys()
+    name = "slow-learner"
+    pipeline.dvc("exp", "run", "--temp", "--name", name, "-S", "train.learning_rate=0.001")
+    runs = pipeline.runs()
+    (new,) = runs.keys() - before
+    assert runs[new].info.run_name == name
+    assert runs[new].data.params["train.learning_rate"] == "0.001"
+    assert not list((pipeline.folder / ".dvc" / "tmp" / "exps").glob("temp/*"))  # the copy is gone
+    assert pipeline.call("git", "status", "--porcelain") == ""
+
+    pipeline.dvc("exp", "apply", name)  # so that there is something to compare the run with
+    try:
+        assert_complete(pipeline, runs[new])
+    finally:
+        pipeline.call("git", "checkout", "-q", "--", ".")
+        pipeline.dvc("checkout")
+
+
+def test_training_killed_in_a_rebuild_from_nothing_goes_on_to_the_same_bytes(pipeline):
+    """Nothing but git's files is left; training is killed after its first epoch; then once more."""
+    for name in (".dvc/cache", ".dvc/tmp", "data", "models", "reports", "mlruns"):
+        shutil.rmtree(pipeline.folder / name)
+    for path in pipeline.folder.glob("mlflow.db*"):
+        path.unlink()
+    process = pipeline.start(sys.executable, "-m", "dvc", "repro")
+    states = pipeline.folder / "models" / ".training"
+    while not list(states.glob("**/epoch-*")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (pipeline.folder / "models" / "captioner").exists(), "the kill came too late"
+    (killed,) = pipeline.runs()
+
+    output = pipeline.dvc("repro")
+    assert "going on after epoch" in output
+    assert "Running stage 'features'" not in output
+    (run,) = pipeline.runs().values()
+    assert run.info.run_id == killed
+    assert_complete(pipeline, run)
+    assert pipeline.call("git", "diff", "dvc.lock") == ""  # equal bytes, also of the weights
