@@ -192,7 +192,7 @@ import base64, mlflow, pandas
 mlflow.set_tracking_uri("sqlite:///{pipeline.folder}/mlflow.db")
 model = mlflow.pyfunc.load_model("runs:/{run.info.run_id}/captioner")
 import captioner
-assert "/mlruns/" in captioner.__file__, captioner.__file__
+assert captioner.__file__.endswith("/code/captioner/__init__.py"), captioner.__file__
 picture = open("picture.jpg", "rb").read()
 frame = pandas.DataFrame({{"image": [picture, base64.b64encode(picture).decode()]}})
 print("captions:", *model.predict(frame), sep="|")

@@ -5,8 +5,9 @@ picture is prepared, encoded and decoded exactly as in training and evaluation.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -15,10 +16,24 @@ from captioner.decoding import Decoder
 from captioner.encoder import grid_function, load_encoder, save_encoder
 from captioner.files import atomic_folder, read_json, write_json
 from captioner.model import CaptionModel, load_captioner, save_captioner
-from captioner.raster import decode, prepare
+from captioner.raster import Fit, decode, prepare
 from captioner.text import Vocabulary
 
 FORMAT = 1  # raised when a bundle of the old kind can no longer be read
+
+# What a bundle may hold, as params.py allows it: bundles are passed on, and damaged on the way.
+CHOICES = {"fit": get_args(Fit), "attention": ("grid", "pooled")}
+LIMITS = {
+    "size": (32, 1024),
+    "jpeg_quality": (1, 100),
+    "max_pixels": (1, 2**63),
+    "beam_width": (1, 100),
+    "max_length": (1, 100),
+    "length_penalty": (0, 5),
+    "word_size": (1, 4096),
+    "units": (1, 4096),
+    "attention_units": (1, 4096),
+}
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,7 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
 
     Args:
         folder: written by `save`.
-        beam_width: another beam width than the bundle's own.
+        beam_width: another beam width than the bundle's own, from 1 to 100.
         batch_size: pictures that are captioned at once.
 
     Raises:
@@ -147,22 +162,51 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
         settings = read_json(folder / "bundle.json")
         if settings["format"] != FORMAT:
             raise CaptionerError(
-                f"{folder}: bundle of format {settings['format']}, expected {FORMAT}; "
+                f"{folder}: bundle of format {settings['format']!r:.60}, expected {FORMAT}; "
                 "export it again with `dvc repro export`"
             )
         preparation = Preparation(**settings["preparation"])
         decoding = Decoding(**settings["decoding"])
         attention = settings["attention"]
-    except FileNotFoundError:
+        _check(vars(preparation) | vars(decoding) | {"attention": attention})
+        vocabulary = Vocabulary.load(folder / "vocabulary.json")
+        encoder, size = load_encoder(folder / "encoder")
+        _, rows, columns, channels = encoder.output_shape
+        expected = {
+            "vocabulary": len(vocabulary),
+            "cells": 1 if attention == "pooled" else rows * columns,
+            "channels": channels,
+        }
+        # Before the model is built: wrong sizes would ask for any amount of memory.
+        config = read_json(folder / "captioner" / "config.json")
+        if size != preparation.size or {name: config[name] for name in expected} != expected:
+            raise ValueError("its parts do not fit together")
+        _check({name: value for name, value in config.items() if name not in expected})
+    except FileNotFoundError as error:
+        if Path(error.filename).name != "bundle.json":
+            raise CaptionerError(
+                f"{folder}: damaged bundle ({error.filename} is missing)"
+            ) from None
         raise CaptionerError(
             f"{folder}: no bundle here; make one with `dvc repro`, or name another with --bundle"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise CaptionerError(f"{folder}/bundle.json: damaged ({reason})") from None
+        raise CaptionerError(f"{folder}: damaged bundle ({reason})") from None
     if beam_width is not None:
-        decoding = Decoding(beam_width, decoding.max_length, decoding.length_penalty)
-    encoder, _ = load_encoder(folder / "encoder")
+        decoding = replace(decoding, beam_width=beam_width)
     model = load_captioner(folder / "captioner")
-    vocabulary = Vocabulary.load(folder / "vocabulary.json")
     return Captioner(encoder, model, vocabulary, attention, preparation, decoding, batch_size)
+
+
+def _check(settings: dict[str, object]) -> None:
+    """ValueError for a value that is none of `CHOICES` or out of `LIMITS`."""
+    for name, value in settings.items():
+        if name in CHOICES:
+            if value not in CHOICES[name]:
+                raise ValueError(f"{name}: {value!r:.60}, expected {' or '.join(CHOICES[name])}")
+            continue
+        least, most = LIMITS[name]
+        kinds = (int, float) if name == "length_penalty" else (int,)
+        if type(value) not in kinds or not least <= value <= most:
+            raise ValueError(f"{name}: {value!r:.60}, expected a number from {least} to {most}")

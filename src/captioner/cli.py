@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from captioner import CaptionerError, __version__
@@ -18,7 +18,8 @@ examples:
   captioner caption holidays/ --json            a folder and all below it, as JSON
   captioner caption *.png --beam 5              search wider: better captions, slower
 
-exit codes: 0 all done; 1 some pictures could not be read (named on stderr); 2 nothing could be done
+exit codes: 0 all done; 1 some pictures could not be read (named on stderr), the others are done;
+2 nothing was tried: a wrong argument, no pictures, no bundle
 """
 
 
@@ -68,49 +69,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _caption(options.pictures, options.bundle, options.beam, options.json)
     except CaptionerError as error:
-        print(f"captioner: {error}", file=sys.stderr)
+        _complain(str(error))
         return 2
     except BrokenPipeError:  # `captioner ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        return 130  # what shells give a program that was stopped by Ctrl-C
 
 
 def _beam_width(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 100")
+    if not text.isdecimal() or len(text) > 3 or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is not a whole number from 1 to 100")
     return int(text)
 
 
 def _caption(arguments: list[Path], folder: Path, beam_width: int | None, as_json: bool) -> int:
-    missing = [path for path in arguments if not path.exists()]
-    for path in missing:
-        print(f"captioner: {path}: no such file or folder", file=sys.stderr)
-    paths = list(_files(path for path in arguments if path.exists()))
-    failed = bool(missing)
+    paths, failed = _files(arguments)
     if not paths:
         raise CaptionerError("no pictures found (looked for " + " ".join(sorted(SUFFIXES)) + ")")
     if not (folder / "bundle.json").is_file():  # before TensorFlow's seconds
         raise CaptionerError(
             f"{folder}: no bundle here; make one with `dvc repro`, or name another with --bundle"
         )
-    import captioner.quiet_tensorflow  # isort: skip
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from tqdm import tqdm
 
     from captioner import bundle
 
-    captioner = bundle.load(folder, beam_width, BATCH)
+    captioner = bundle.load(folder, beam_width, min(BATCH, len(paths)))
     found = []
+    # On a terminal the captions themselves show how far it is.
+    silent = len(paths) <= BATCH or (sys.stdout.isatty() and not as_json)
     starts = range(0, len(paths), BATCH)
-    for start in tqdm(starts, "pictures", unit="batch", disable=len(paths) <= BATCH):
-        pictures = {}
+    for start in tqdm(starts, "pictures", unit="batch", disable=True if silent else None):
+        read, pictures = [], []
         for path in paths[start : start + BATCH]:
             try:
-                pictures[path] = captioner.prepare(path.read_bytes())
-            except (CaptionerError, OSError) as error:
-                print(f"captioner: {path}: {error}", file=sys.stderr)
-                failed = True
-        captions = captioner.caption_prepared(list(pictures.values()))
-        for path, caption in zip(pictures, captions, strict=True):
+                pictures.append(captioner.prepare(path.read_bytes()))
+                read.append(path)
+            except CaptionerError as error:
+                _complain(f"{path}: {error}")
+            except OSError as error:
+                _complain(f"{path}: {error.strerror}")
+        failed |= len(read) < len(paths[start : start + BATCH])
+        for path, caption in zip(read, captioner.caption_prepared(pictures), strict=True):
             if as_json:
                 found.append(
                     {
@@ -120,22 +123,54 @@ def _caption(arguments: list[Path], folder: Path, beam_width: int | None, as_jso
                     }
                 )
             else:
-                print(f"{path}\t{caption.text}", flush=True)
+                print(f"{_printable(str(path))}\t{_printable(caption.text)}", flush=True)
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        # In ASCII: exact for names of any bytes, and harmless for terminals of any encoding.
+        print(json.dumps(found, indent=2), flush=True)
     return 1 if failed else 0
 
 
-def _files(paths: Iterator[Path]) -> Iterator[Path]:
-    """Files as they are named; folders with all pictures below them, hidden ones left out."""
-    for path in paths:
-        if not path.is_dir():
-            yield path
+def _complain(text: str) -> None:
+    print(f"captioner: {_printable(text)}", file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    r"""Text on one line without control characters.
+
+    Names of files come from strangers: a line feed would forge a line of output, an escape sequence
+    would command the terminal. They are shown as in Python: \n, \x1b.
+    """
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _files(arguments: Sequence[Path]) -> tuple[list[Path], bool]:
+    """Files as they are named, folders with all pictures below them, hidden ones left out.
+
+    Returns:
+        the files, and whether something could not be read (named on stderr).
+    """
+    files, failures = [], []
+    for argument in arguments:
+        try:
+            argument.stat()
+        except OSError as error:
+            failures.append(error)
             continue
-        for below in sorted(path.rglob("*")):
-            hidden = any(part.startswith(".") for part in below.relative_to(path).parts)
-            if below.suffix.lower() in SUFFIXES and below.is_file() and not hidden:
-                yield below
+        if not argument.is_dir():
+            files.append(argument)
+            continue
+        for folder, subfolders, names in os.walk(argument, onerror=failures.append):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            files += [
+                Path(folder, name)
+                for name in sorted(names)
+                if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+            ]
+    for error in failures:
+        _complain(f"{error.filename}: {error.strerror}")
+    return files, bool(failures)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ from tqdm import tqdm
 from captioner import CaptionerError
 
 # Convolutions of 3x3 with this many filters; a pooling of 2x2 halves the grid at each "pool".
-LAYERS = (24, "pool", 48, 64, "pool", 96, 128, "pool", 192)
+LAYERS = (16, "pool", 32, 48, "pool", 64, 96, "pool", 128)
 
 
 def build_cnn(size: int) -> keras.Model:
-    """Pictures (n, size, size, 3) in 0..255 to a grid (n, size / 8, size / 8, 192)."""
+    """Pictures (n, size, size, 3) in 0..255 to a grid (n, size / 8, size / 8, 128)."""
     pictures = keras.Input((size, size, 3), name="pictures")
     x = layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(pictures)
     for number, layer in enumerate(LAYERS):

@@ -38,10 +38,10 @@ def evaluate_captions(
     scores = caption_scores(references, captions)
     metrics = dict(scores.corpus)
     _, floor = constant_floor(training_captions, references)
-    metrics |= {f"floor_{name}": value for name, value in floor.items()}
+    metrics |= {f"floor_{name}": value for name, value in floor.corpus.items()}
     if min(map(len, references)) >= 2:
         ceiling = human_ceiling(references)
-        metrics |= {f"ceiling_{name}": value for name, value in ceiling.items()}
+        metrics |= {f"ceiling_{name}": value for name, value in ceiling.corpus.items()}
     tokens = [tuple(tokenize(caption)) for caption in captions]
     known = {tuple(tokenize(caption)) for caption in training_captions}
     metrics["distinct_captions"] = len(set(tokens)) / len(tokens)

@@ -7,6 +7,7 @@ time stamps, so that equal content means equal bytes (DVC compares bytes).
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,32 +21,76 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
     The temporary name keeps the suffix of `path`, since some libraries choose the format by it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    temporary = _temporary(path)
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _flush(temporary)
+        temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
 
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; put it in the place of `path` on success."""
+    """Yield an empty temporary folder beside `path`; put it in the place of `path` on success.
+
+    Folders cannot be swapped in one step: a kill between the two renames leaves none at `path`.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _temporary(path)
     temporary.mkdir()
+    old = temporary.with_name(temporary.name + ".old")
     try:
         yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush(file)
         if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+            path.replace(old)
+        temporary.replace(path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+        if old.exists() and not path.exists():  # interrupted between the renames
+            old.replace(path)
+        _remove(old)
+
+
+def _temporary(path: Path) -> Path:
+    """A free name beside `path`; what killed processes left there under such names is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ours = re.compile(r"\.partial-(\d{1,9})-" + re.escape(path.name) + r"(\.old)?")
+    for left in list(path.parent.iterdir()):
+        match = ours.fullmatch(left.name)
+        if match and not _alive_elsewhere(int(match[1])):
+            _remove(left)
+    return path.with_name(f".partial-{os.getpid()}-{path.name}")
+
+
+def _alive_elsewhere(process: int) -> bool:
+    """Whether another process of this number runs (on Windows there is no harmless way to ask)."""
+    if process == os.getpid():
+        return False
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _flush(file: Path) -> None:
+    with file.open("r+b") as opened:
+        os.fsync(opened.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path | str, value: object) -> None:
@@ -63,11 +108,12 @@ def read_json(path: Path | str) -> object:
 def digest(*paths: Path | str) -> str:
     """One sha256 over the contents of files, and of all files below folders, by sorted name."""
     total = hashlib.sha256()
-    for path in map(Path, paths):
+    for number, path in enumerate(map(Path, paths)):
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
             with file.open("rb") as opened:
                 content = hashlib.file_digest(opened, "sha256").hexdigest()
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
-            total.update(f"{name}\0{content}\n".encode())
+            # The number tells a file that moved from one folder to the next.
+            total.update(f"{number}\0{name}\0{content}\n".encode())
     return total.hexdigest()

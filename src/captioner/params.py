@@ -2,8 +2,8 @@
 
 Every stage calls `load_params` before anything else, so that a wrong key, a wrong value or an
 impossible combination anywhere in the file, in the rows of other data sets too, stops the pipeline
-before any work, in one line. A value `auto` in a section is replaced by the value in the row of the chosen data set
-(`datasets.NAME.SECTION.KEY`).
+before any work, in one line. A value `auto` in a section is replaced by the value in the row of the
+chosen data set (`datasets.NAME.SECTION.KEY`).
 """
 
 import re
@@ -23,14 +23,13 @@ class _Loader(yaml.SafeLoader):
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        mapping = super().construct_mapping(node, deep)
-        if len(mapping) < len(node.value):
-            keys = [key.value for key, _ in node.value]
-            twice = next(key for key in keys if keys.count(key) > 1)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {twice!r} is there twice", node.start_mark
             )
-        return mapping
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -227,13 +226,12 @@ def _check_row(name: object, row: object) -> list[str]:
         where = f"{place}.{_name(section)}"
         if section == "download":
             source = values.get("source")
-            if not isinstance(source, str) or source not in SOURCES:
-                allowed = ", ".join(SOURCES)
-                problems.append(
-                    f"{where}.source: {_show(source)} is not allowed: one of: {allowed}"
-                )
-            else:
+            if isinstance(source, str) and source in SOURCES:
                 problems += _problems(SOURCES[source], values, where, partial=False)
+            else:
+                problems.append(
+                    f"{where}.source: {_show(source)} is not allowed: one of: {', '.join(SOURCES)}"
+                )
         elif section not in SECTIONS:
             problems.append(f"{where}: unknown key; one of: {', '.join(['download', *SECTIONS])}")
         elif not isinstance(values, dict):

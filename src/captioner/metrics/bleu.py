@@ -1,8 +1,8 @@
 """Corpus BLEU-1 to BLEU-4 with the closest reference length, as the COCO reference computes it.
 
 Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation", sections
-2.2 and 2.3, with the constants of `pycocoevalcap/bleu/bleu_scorer.py`: counts are summed over the corpus
-before any division, and two small numbers keep the quotients defined where nothing matches.
+2.2 and 2.3, with the constants of `pycocoevalcap/bleu/bleu_scorer.py`: counts are summed over the
+corpus before any division, and two small numbers keep the quotients defined where nothing matches.
 """
 
 import math

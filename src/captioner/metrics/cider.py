@@ -1,8 +1,8 @@
 """CIDEr-D: agreement with the references in n-grams weighted by how telling they are.
 
 Vedantam et al. 2015, "CIDEr: Consensus-based Image Description Evaluation", sections 3 and 6:
-TF-IDF vectors of the n-grams of one to four tokens, cosine similarity with clipped counts, a Gaussian
-penalty (sigma 6) on the difference in length, times ten. Equal to
+TF-IDF vectors of the n-grams of one to four tokens, cosine similarity with clipped counts, a
+Gaussian penalty (sigma 6) on the difference in length, times ten. Equal to
 `pycocoevalcap/cider/cider_scorer.py`. The reference side is worked out once, since self-critical
 training scores many captions against it.
 """

@@ -1,0 +1,121 @@
+"""All scores together: the reference's own numbers, and the floor and the ceiling by hand."""
+
+import gzip
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+from captioner import CaptionerError
+from captioner.metrics import caption_scores, constant_floor, human_ceiling
+from captioner.metrics.tokenizer import tokenize
+
+
+def test_golden_tokens(shared):
+    path = shared / "metrics" / "ptb_tokens.tsv.gz"
+    with gzip.open(path, "rt", encoding="utf-8", newline="\n") as file:
+        pairs = [line.rstrip("\n").split("\t") for line in file]
+    assert len(pairs) == 34_822
+    wrong = [(caption, want) for caption, want in pairs if " ".join(tokenize(caption)) != want]
+    assert wrong == []
+
+
+def test_golden_scores(shared):
+    cases = json.loads(gzip.decompress((shared / "metrics" / "scores.json.gz").read_bytes()))
+    assert len(cases) == 8
+    for case in cases:
+        ids = list(case["references"])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="with one picture CIDEr-D is 0")
+            scores = caption_scores(
+                [case["references"][i] for i in ids],
+                [case["hypotheses"][i] for i in ids],
+                tokenized=not case["tokenize"],
+            )
+        for name, value in scores.corpus.items():
+            assert value == pytest.approx(case["expected"][name], rel=0, abs=1e-9), case["name"]
+        for name, values in (case["per_image"] or {}).items():
+            np.testing.assert_allclose(scores.per_picture[name], values, rtol=0, atol=1e-9)
+
+
+REFERENCES = [["A dog runs fast .", "a dog runs"], ["Two cats sleep here", "a cat naps"]]
+
+
+def test_perfect_captions():
+    scores = caption_scores(REFERENCES, ["a dog runs fast", "two CATS sleep here."])
+    assert [scores.corpus[f"bleu_{n}"] for n in range(1, 5)] == pytest.approx([1] * 4)
+    assert scores.per_picture["rouge_l"] == pytest.approx([1, 1])
+    assert scores.corpus["rouge_l"] == pytest.approx(1)
+    # The cats' second reference shares nothing: half of 10. The dogs' shares most.
+    assert scores.per_picture["cider_d"][1] == pytest.approx(5)
+    assert 5 < scores.per_picture["cider_d"][0] < 10
+    assert scores.corpus["cider_d"] == pytest.approx(np.mean(scores.per_picture["cider_d"]))
+
+
+def test_tokenized_captions_are_left_alone():
+    kept = caption_scores([["A ."], ["B"]], ["a .", "B"], tokenized=True)
+    assert kept.corpus["bleu_1"] == pytest.approx(2 / 3)
+    assert caption_scores([["A ."], ["B"]], ["a .", "B"]).corpus["bleu_1"] == pytest.approx(1)
+
+
+def test_a_no_break_space_splits_for_bleu_and_cider_but_not_for_rouge():
+    # "2 1/2" is one token with a no-break space, and the reference's scorers split it differently.
+    scores = caption_scores([["2 1/2 cups"], ["x"]], ["2 cups", "x"])
+    # BLEU-1: 2 of 2 and 1 of 1 words, 3 words for 4. ROUGE-L: one of two tokens.
+    assert scores.corpus["bleu_1"] == pytest.approx(np.exp(1 - 4 / 3))
+    assert scores.per_picture["rouge_l"] == pytest.approx([0.5, 1])
+
+
+def test_one_picture_warns():
+    with pytest.warns(UserWarning, match="one picture CIDEr-D is 0"):
+        assert caption_scores([["a dog"]], ["a dog"]).corpus["cider_d"] == 0
+
+
+@pytest.mark.parametrize(
+    ("references", "hypotheses", "message"),
+    [
+        ([], [], "no pictures"),
+        ([["a"]], ["a", "b"], "2 captions for 1 pictures"),
+        ([["a"], []], ["a", "b"], "picture 1 has no reference"),
+        (["a", "b"], ["a", "b"], "picture 0 are one text"),
+    ],
+)
+def test_wrong_input(references, hypotheses, message):
+    with pytest.raises(CaptionerError, match=message):
+        caption_scores(references, hypotheses)
+
+
+def test_human_ceiling_is_the_mean_over_the_references():
+    ceiling = human_ceiling(REFERENCES)
+    first = caption_scores([[r[1]] for r in REFERENCES], [r[0] for r in REFERENCES])
+    second = caption_scores([[r[0]] for r in REFERENCES], [r[1] for r in REFERENCES])
+    for name, value in ceiling.corpus.items():
+        assert value == pytest.approx((first.corpus[name] + second.corpus[name]) / 2)
+    for name, values in ceiling.per_picture.items():
+        expected = (first.per_picture[name] + second.per_picture[name]) / 2
+        assert values == pytest.approx(expected)
+    assert 0 < ceiling.corpus["cider_d"] < 10
+
+
+def test_human_ceiling_needs_two_references():
+    with pytest.raises(CaptionerError, match="picture 1 has 1 reference"):
+        human_ceiling([["a", "b"], ["a"]])
+
+
+def test_constant_floor_takes_the_best_of_the_frequent_captions():
+    train = ["A dog runs fast.", "a bird", "a bird", "two cats sleep here", "a dog runs fast"]
+    caption, scores = constant_floor(train, [*REFERENCES, ["a dog runs fast"]])
+    assert caption == "a dog runs fast"
+    direct = caption_scores([*REFERENCES, ["a dog runs fast"]], [caption] * 3)
+    assert scores.corpus == direct.corpus
+    # Of captions that score alike (not at all), the most frequent one stands.
+    assert constant_floor(["x", "z", "z"], REFERENCES)[0] == "z"
+    # The 21st most frequent caption is no candidate, however good.
+    common = [f"x{letter}" for letter in "abcdefghijklmnopqrst"] * 2
+    assert constant_floor(["two cats sleep here", *common], REFERENCES)[0] == "xa"
+
+
+def test_constant_floor_needs_training_captions():
+    with pytest.raises(CaptionerError, match="no training captions"):
+        constant_floor([], REFERENCES)

@@ -1,0 +1,281 @@
+"""bundle.py: the same captions after a round trip, equal bytes, and bundles that lie."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioner import CaptionerError, bundle
+from captioner.cnn import build_cnn
+from captioner.files import digest
+from captioner.model import CaptionModel, ModelConfig
+from captioner.raster import PictureError
+from captioner.text import SPECIALS, Vocabulary
+
+WORDS = ["a", "red", "blue", "circle", "star", "and", "two", "three"]
+VOCABULARY = Vocabulary((*SPECIALS, *WORDS), tuple(range(12)))
+PREPARATION = bundle.Preparation(size=32, fit="squash", jpeg_quality=92, max_pixels=10**6)
+DECODING = bundle.Decoding(beam_width=2, max_length=6, length_penalty=0.7)
+
+
+def picture(seed: int, size: tuple[int, int] = (50, 40), kind: str = "PNG") -> bytes:
+    """Random patches: pictures that a random CNN tells apart."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(stream, kind)
+    return stream.getvalue()
+
+
+def parts(attention: str) -> tuple[keras.Model, CaptionModel]:
+    """A CNN and an LSTM with random weights that say different things of different pictures."""
+    keras.utils.set_random_seed(3)
+    encoder = build_cnn(32)
+    rng = np.random.default_rng(5)
+    cells = 16 if attention == "grid" else 1
+    channels = encoder.output_shape[-1]
+    config = ModelConfig(len(VOCABULARY), 4, cells, channels, units=8, attention_units=4)
+    model = CaptionModel(config, rng.normal(size=(len(VOCABULARY), 4)).astype(np.float32))
+    for name in ("initial_state", "lstm_words", "lstm_recurrent", "vocabulary_logits"):
+        kernel = getattr(model, name).kernel
+        kernel.assign(rng.normal(size=kernel.shape) * 0.5)
+    # An untrained CNN sees nearly the same everywhere: its mean is taken away, the rest magnified.
+    pixels = np.stack([np.array(Image.open(io.BytesIO(picture(i, (32, 32))))) for i in range(9)])
+    mean = encoder(pixels.astype(np.float32)).numpy().mean(axis=(0, 1, 2))
+    kernel = rng.normal(size=(channels, 512)).astype(np.float32) * 10
+    model.cell_projection.kernel.assign(kernel)
+    model.cell_projection.bias.assign(-mean @ kernel)
+    return encoder, model
+
+
+def write(folder: Path, attention: str = "grid") -> Path:
+    encoder, model = parts(attention)
+    bundle.save(folder, encoder, "cnn", model, VOCABULARY, attention, PREPARATION, DECODING)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("bundle") / "grid")
+
+
+@pytest.fixture(scope="module")
+def captioner(saved) -> bundle.Captioner:
+    return bundle.load(saved, batch_size=4)
+
+
+@pytest.fixture
+def copy(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def edit(file: Path, **changes: object) -> None:
+    """Change top-level keys of a JSON file; Ellipsis takes one away."""
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+
+
+def test_captions_are_the_same_before_and_after(captioner):
+    pictures = [picture(seed) for seed in range(7)]
+    settings = (VOCABULARY, "grid", PREPARATION, DECODING, 4)
+    before = bundle.Captioner(*parts("grid"), *settings).caption(pictures)
+    assert captioner.caption(pictures) == before
+    assert len({caption.text for caption in before}) > 2  # else nothing was compared
+    for caption in before:
+        assert 1 <= len(caption.text.split()) <= 6 and set(caption.text.split()) <= set(WORDS)
+        assert caption.log_probability < 0
+
+
+def test_a_batch_equals_one_by_one(saved, captioner):
+    pictures = [picture(seed) for seed in range(5)]
+    together = captioner.caption(pictures)
+    alone = bundle.load(saved, batch_size=1)
+    for data, caption in zip(pictures, together, strict=True):
+        (single,) = alone.caption([data])
+        assert single.text == caption.text
+        assert single.log_probability == pytest.approx(caption.log_probability, abs=1e-2)
+    assert captioner.caption([]) == []
+
+
+def test_pictures_of_every_kind_are_prepared_alike(captioner):
+    assert captioner.prepare(picture(1)).shape == (32, 32, 3)
+    assert captioner.prepare(picture(1)).dtype == np.uint8
+    webp = captioner.prepare(picture(1, (32, 32), "TIFF"))
+    np.testing.assert_array_equal(webp, captioner.prepare(picture(1, (32, 32), "BMP")))
+    with pytest.raises(PictureError, match="undecodable"):
+        captioner.prepare(b"no picture")
+    with pytest.raises(PictureError, match="too large"):
+        captioner.prepare(picture(1, (1001, 1000)))
+
+
+def test_pooled_attention_takes_the_mean_of_the_grid(tmp_path):
+    pooled = bundle.load(write(tmp_path / "pooled", "pooled"), batch_size=4)
+    pictures = [picture(seed) for seed in range(4)]
+    captions = pooled.caption(pictures)
+    assert len({caption.text for caption in captions}) > 1
+    # By hand: the mean over the cells of the encoder's output, through the model alone.
+    encoder, model = parts("pooled")
+    pixels = np.stack([pooled.prepare(data) for data in pictures]).astype(np.float32)
+    grid = encoder(pixels).numpy().astype(np.float16)
+    means = grid.reshape(4, 16, -1).astype(np.float32).mean(1, keepdims=True)
+    from captioner.decoding import Decoder
+
+    words, _ = Decoder(model, 2, 6, 0.7, 4)(means.astype(np.float16))
+    assert [caption.text for caption in captions] == [VOCABULARY.decode(row) for row in words]
+
+
+def test_another_beam_width(saved, captioner):
+    pictures = [picture(seed) for seed in range(24)]
+    wide = bundle.load(saved, beam_width=20, batch_size=4)
+    penalised = [
+        (
+            a.log_probability / (len(a.text.split()) + 1) ** 0.7,
+            b.log_probability / (len(b.text.split()) + 1) ** 0.7,
+        )
+        for a, b in zip(captioner.caption(pictures), wide.caption(pictures), strict=True)
+    ]
+    # A wider beam is no guarantee for each, but finds better captions by and large.
+    assert sum(b for _, b in penalised) > sum(a for a, _ in penalised)
+
+
+def test_saved_twice_is_equal_to_the_byte(saved, tmp_path):
+    assert digest(write(tmp_path / "again")) == digest(saved)
+    assert digest(write(tmp_path / "again")) == digest(saved)  # replaces the first
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "bundle.json",
+        "captioner",
+        "encoder",
+        "vocabulary.json",
+    ]
+
+
+def refused(folder: Path) -> str:
+    """The line that a bundle is refused with; it names the folder."""
+    with pytest.raises(CaptionerError) as caught:
+        bundle.load(folder)
+    line = str(caught.value)
+    assert str(folder) in line and "\n" not in line and len(line) < 600
+    return line
+
+
+def test_no_bundle(tmp_path):
+    assert "no bundle here; make one with `dvc repro`" in refused(tmp_path)
+    assert "no bundle here" in refused(tmp_path / "none")
+
+
+def test_another_format(copy):
+    edit(copy / "bundle.json", format=7)
+    assert "bundle of format 7, expected 1; export it again" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", '"text"', "null", "{}", '{"format": 1}', "\xff", "[" * 9999]
+)
+def test_damaged_settings(copy, text):
+    (copy / "bundle.json").write_bytes(text.encode("latin-1"))
+    assert "damaged bundle" in refused(copy)
+
+
+GOOD = {
+    "attention": "grid",
+    "decoding": vars(DECODING),
+    "preparation": vars(PREPARATION),
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "reason"),
+    [
+        ("preparation", "size", "32", "size: '32', expected a number from 32 to 1024"),
+        ("preparation", "size", 10**9, "size: 1000000000, expected a number from 32 to 1024"),
+        ("preparation", "size", True, "size: True, expected"),
+        ("preparation", "size", 64, "its parts do not fit together"),
+        ("preparation", "fit", "../../etc/passwd", "fit: '../../etc/passwd', expected squash or"),
+        ("preparation", "fit", ["squash"], "fit: ['squash'], expected squash or"),
+        ("preparation", "jpeg_quality", 101, "jpeg_quality: 101, expected"),
+        ("preparation", "max_pixels", -1, "max_pixels: -1, expected"),
+        ("preparation", "max_pixels", 1e3, "max_pixels: 1000.0, expected"),
+        ("preparation", "weights", "/tmp", "unexpected keyword argument 'weights'"),
+        ("preparation", "fit", ..., "missing 1 required positional argument: 'fit'"),
+        ("decoding", "beam_width", 0, "beam_width: 0, expected a number from 1 to 100"),
+        ("decoding", "beam_width", 10**400, "beam_width: 1000"),
+        ("decoding", "max_length", None, "max_length: None, expected"),
+        ("decoding", "length_penalty", float("nan"), "length_penalty: nan, expected"),
+        ("decoding", "length_penalty", "x" * 9999, "length_penalty: 'xxx"),
+        (None, "attention", "../grid", "attention: '../grid', expected grid or pooled"),
+        (None, "attention", {"a": 1}, "attention: {'a': 1}, expected grid or pooled"),
+        (None, "attention", "pooled", "its parts do not fit together"),
+        (None, "attention", ..., "'attention'"),
+        (None, "preparation", [32], "must be a mapping"),
+        (None, "decoding", None, "must be a mapping"),
+    ],
+)
+def test_hostile_settings(copy, section, key, value, reason):
+    if section is None:
+        edit(copy / "bundle.json", **{key: value})
+    else:
+        values = GOOD[section] | {key: value}
+        edit(copy / "bundle.json", **{section: {k: v for k, v in values.items() if v is not ...}})
+    line = refused(copy)
+    assert "damaged bundle (" in line and reason in line
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("encoder/config.json", {"backbone": "../../encoder"}),
+        ("encoder/config.json", {"backbone": ["cnn"]}),
+        ("encoder/config.json", {"backbone": ...}),
+        ("encoder/config.json", {"backbone": "vgg16"}),
+        ("encoder/config.json", {"size": "32"}),
+        ("encoder/config.json", {"size": -32}),
+        ("encoder/config.json", {"size": 10**9}),
+        ("encoder/config.json", {"size": 10**30}),
+        ("encoder/config.json", {"size": None}),
+        ("captioner/config.json", {"vocabulary": 10**12}),
+        ("captioner/config.json", {"units": 10**6}),
+        ("captioner/config.json", {"units": 9}),
+        ("captioner/config.json", {"word_size": "4"}),
+        ("captioner/config.json", {"cells": 17}),
+        ("captioner/config.json", {"cells": ...}),
+        ("captioner/config.json", {"units": ...}),
+        ("captioner/config.json", {"path": "/etc"}),
+        ("vocabulary.json", {"words": [*SPECIALS, "a"], "counts": [0] * 5}),
+        ("vocabulary.json", {"words": [*SPECIALS, "\x1b[31m"], "counts": [0] * 5}),
+    ],
+)
+def test_parts_that_lie(copy, file, changes):
+    edit(copy / file, **changes)
+    refused(copy)
+
+
+FILES = [
+    "vocabulary.json",
+    "encoder/config.json",
+    "encoder/weights.weights.h5",
+    "captioner/config.json",
+    "captioner/weights.weights.h5",
+]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_missing_and_damaged_files(copy, file):
+    content = (copy / file).read_bytes()
+    (copy / file).unlink()
+    refused(copy)
+    for damaged in (b"", content[: len(content) // 2], b"x" * 100):
+        (copy / file).write_bytes(damaged)
+        refused(copy)
+
+
+def test_a_failing_save_leaves_the_old_bundle(copy):
+    before = digest(copy)
+    encoder, model = parts("grid")
+    with pytest.raises(TypeError):
+        bundle.save(copy, encoder, "cnn", model, VOCABULARY, "grid", PREPARATION, None)
+    assert digest(copy) == before
+    assert [path.name for path in copy.parent.iterdir()] == ["copy"]

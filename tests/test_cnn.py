@@ -1,0 +1,108 @@
+"""cnn.py: labels from captions, the soft maximum over cells, learning from scratch."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from captioner import CaptionerError
+from captioner.cnn import LAYERS, build_cnn, content_labels, train_cnn
+from captioner.encoder import make_deterministic
+
+SIZE = 32
+SETTINGS = {"epochs": 2, "batch_size": 8, "learning_rate": 0.005, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    """48 noisy pictures, even numbers reddish, odd ones bluish."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 100, (48, SIZE, SIZE, 3))
+    pictures[0::2, ..., 0] += 100
+    pictures[1::2, ..., 2] += 100
+    return pictures.astype(np.uint8)
+
+
+def colour_labels(numbers: np.ndarray) -> np.ndarray:
+    """red, blue."""
+    return np.stack([numbers % 2 == 0, numbers % 2 == 1], 1).astype(np.uint8)
+
+
+TRAIN, VAL = np.arange(32), np.arange(32, 43)  # the last batch of VAL is a small one
+
+
+def train(pictures, **changes):
+    make_deterministic(5)
+    encoder = build_cnn(SIZE)
+    epochs = list(
+        train_cnn(
+            encoder,
+            lambda numbers: pictures[numbers],
+            (TRAIN, colour_labels(TRAIN)),
+            (VAL, colour_labels(VAL)),
+            **SETTINGS | changes,
+        )
+    )
+    return encoder, epochs
+
+
+def test_labels_are_the_words_of_any_caption():
+    captions = [
+        [["a", "red", "circle"], ["a", "circle", "on", "red"]],
+        [["two", "dogs"]],
+        [],
+        [["nothing", "known"], ["blue", "dogs"]],
+    ]
+    labels = content_labels(captions, ["circle", "red", "dogs", "blue"])
+    assert labels.tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 1, 1]]
+    assert labels.dtype == np.uint8
+
+
+@pytest.mark.parametrize("size", [32, 64, 100])
+def test_grid_is_an_eighth_of_the_picture(size):
+    assert build_cnn(size).output_shape == (None, size // 8, size // 8, LAYERS[-1])
+
+
+def test_colours_are_learnt_and_the_same_seed_gives_the_same_bytes(pictures, tmp_path):
+    saved = []
+    for name in ("first", "second"):
+        encoder, epochs = train(pictures)
+        encoder.save_weights(tmp_path / f"{name}.weights.h5")
+        saved.append((epochs, (tmp_path / f"{name}.weights.h5").read_bytes()))
+    assert saved[0] == saved[1]
+    assert len(epochs) == 2
+    assert epochs[-1].loss < 0.2 < epochs[0].loss
+    assert epochs[-1].val_f1 == 1.0
+
+
+@pytest.fixture
+def eager():
+    """A few steps are done sooner without compiling them."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.usefixtures("eager")
+def test_validation_is_the_soft_maximum_over_the_cells(pictures):
+    """With learning rate 0 the label layer keeps its start, so that numpy can do the same."""
+    encoder, [epoch] = train(pictures, epochs=1, learning_rate=0.0)
+    kernel = np.asarray(keras.initializers.GlorotUniform(5)((LAYERS[-1], 2)))
+    grid = encoder(pictures[VAL].astype(np.float32), training=False).numpy()
+    cells = grid.reshape(len(VAL), 16, LAYERS[-1]) @ kernel
+    logits = np.log(np.exp(cells).mean(1))
+    truth = colour_labels(VAL)
+    probability = 1 / (1 + np.exp(-logits))
+    loss = -np.where(truth == 1, np.log(probability), np.log(1 - probability)).mean()
+    assert epoch.val_loss == pytest.approx(loss, abs=1e-4)
+    said = probability > 0.5
+    hits = (said & (truth == 1)).sum()
+    precision, recall = hits / max(1, said.sum()), hits / truth.sum()
+    assert hits > 0
+    assert epoch.val_f1 == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+@pytest.mark.usefixtures("eager")
+def test_loss_that_is_no_number_stops_with_the_learning_rate(pictures):
+    with pytest.raises(CaptionerError, match=r"^encoder: .* epoch 1: .*learning_rate \(1e\+30\)$"):
+        train(pictures, learning_rate=1e30)

@@ -1,0 +1,184 @@
+"""encoder.py: backbones with the scaling of their publishers, features on disk, files."""
+
+import io
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from keras import applications
+from PIL import Image
+
+from captioner import CaptionerError
+from captioner.encoder import (
+    BACKBONES,
+    build_encoder,
+    extract_features,
+    find_weights,
+    grid_function,
+    load_encoder,
+    make_deterministic,
+    save_encoder,
+)
+
+# Smallest picture each backbone takes here, the grid it makes of it, its publisher's scaling.
+PUBLISHED = {
+    "mobilenet_v2": (32, (1, 1, 1280), applications.mobilenet_v2.preprocess_input),
+    "resnet50": (32, (1, 1, 2048), applications.resnet50.preprocess_input),
+    "inception_v3": (75, (1, 1, 2048), applications.inception_v3.preprocess_input),
+    "efficientnet_v2_b0": (32, (1, 1, 1280), applications.efficientnet_v2.preprocess_input),
+    "vgg16": (32, (1, 1, 512), applications.vgg16.preprocess_input),
+    "convnext_tiny": (32, (1, 1, 768), applications.convnext.preprocess_input),
+}
+
+
+def random_pictures(count: int, size: int) -> np.ndarray:
+    return np.random.default_rng(size).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def cnn() -> keras.Model:
+    make_deterministic(1)
+    return build_encoder("cnn", 32)
+
+
+def test_every_backbone_is_tried_here():
+    assert set(PUBLISHED) == set(BACKBONES)
+
+
+@pytest.mark.parametrize("backbone", PUBLISHED)
+def test_backbone_sees_pictures_as_its_publisher_scales_them(backbone):
+    size, grid, preprocess = PUBLISHED[backbone]
+    make_deterministic(1)
+    encoder = build_encoder(backbone, size)
+    assert encoder.output_shape == (None, *grid)
+    assert not encoder.trainable_variables
+    pictures = random_pictures(1, size)
+    network = encoder.layers[-1]
+    expected = network(preprocess(pictures.astype(np.float32)), training=False).numpy()
+    assert expected.std() > 0
+    found = encoder(pictures.astype(np.float32), training=False).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * abs(expected).max())
+
+
+def test_features_are_those_of_the_encoder_rounded(cnn, tmp_path):
+    pictures = random_pictures(7, 32)
+    batches = [(first, pictures[first : first + 3]) for first in (0, 3, 6)]  # the last has one
+    assert extract_features(cnn, batches, 7, 3, tmp_path) == (16, cnn.output_shape[-1])
+    grid = np.load(tmp_path / "grid.npy", mmap_mode="r")
+    pooled = np.load(tmp_path / "pooled.npy", mmap_mode="r")
+    assert grid.dtype == pooled.dtype == np.float16
+    expected = cnn(pictures.astype(np.float32), training=False).numpy().reshape(7, 16, -1)
+    assert len({picture.tobytes() for picture in expected}) == 7
+    np.testing.assert_allclose(grid, expected, rtol=2e-3, atol=1e-4)
+    assert pooled.shape == (7, grid.shape[2])
+    np.testing.assert_allclose(pooled, expected.mean(1), rtol=2e-3, atol=1e-4)
+
+    again = tmp_path / "again"
+    again.mkdir()
+    extract_features(cnn, batches[::-1], 7, 3, again)  # in any order
+    for name in ("grid.npy", "pooled.npy"):
+        assert (again / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_cells_go_row_by_row(cnn):
+    """A bright corner shows in the cell of that corner: attention's cell numbers mean places."""
+    dark = np.zeros((1, 32, 32, 3), np.uint8)
+    corner = dark.copy()
+    corner[0, 1:4, 28:31] = 255  # top right
+    grid_of = grid_function(cnn, 2)
+    changes = abs(grid_of(corner).astype(float) - grid_of(dark)).sum(-1)[0]
+    assert changes.argmax() == 3
+    assert changes[12] == 0  # bottom left
+
+
+def test_values_beyond_float16_stay_finite():
+    pictures = keras.Input((8, 8, 3))
+    encoder = keras.Model(pictures, keras.layers.Rescaling(1e6)(pictures))
+    found = grid_function(encoder, 1)(np.full((1, 8, 8, 3), 255, np.uint8))
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, np.full((1, 64, 3), 6e4, np.float16))
+
+
+def test_saved_and_loaded_encoder_gives_equal_bytes_and_features(cnn, tmp_path):
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    save_encoder(cnn, "cnn", 32, folders[0])
+    loaded, size = load_encoder(folders[0])
+    save_encoder(loaded, "cnn", size, folders[1])
+    assert size == 32
+    for name in ("config.json", "weights.weights.h5"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    pictures = random_pictures(2, 32)
+    np.testing.assert_array_equal(
+        grid_function(loaded, 2)(pictures), grid_function(cnn, 2)(pictures)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        pytest.param("config.json", None, id="no config"),
+        pytest.param("weights.weights.h5", None, id="no weights"),
+        pytest.param("config.json", lambda good: b"{", id="no JSON"),
+        pytest.param("config.json", lambda good: b"[]", id="no object"),
+        pytest.param("config.json", lambda good: good.replace(b"cnn", b"rnn"), id="unknown"),
+        pytest.param("config.json", lambda good: good.replace(b"32", b'"a"'), id="no number"),
+        pytest.param("weights.weights.h5", lambda good: good[: len(good) // 2], id="cut"),
+        pytest.param("weights.weights.h5", lambda good: good.replace(b"TREE", b"EERT"), id="tree"),
+    ],
+)
+def test_damaged_folder_is_one_line_that_names_it(cnn, tmp_path, name, spoil):
+    save_encoder(cnn, "cnn", 32, tmp_path)
+    if spoil is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(spoil((tmp_path / name).read_bytes()))
+    with pytest.raises(CaptionerError) as caught:
+        load_encoder(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}: no usable encoder (")
+    assert message.endswith("run the encoder stage")
+    assert "\n" not in message
+
+
+def test_damaged_imagenet_weights_are_one_line_that_says_what_to_do(tmp_path):
+    weights = tmp_path / BACKBONES["mobilenet_v2"].weights
+    weights.write_bytes(b"\x89HDF\r\n\x1a\n and no more")
+    with pytest.raises(CaptionerError) as caught:
+        build_encoder("mobilenet_v2", 32, weights)
+    message = str(caught.value)
+    assert message.startswith("encoder.backbone mobilenet_v2: cannot load its ImageNet weights (")
+    assert weights.name in message
+    assert "CAPTIONER_MIRROR" in message
+    assert "\n" not in message
+
+
+def test_weights_come_from_the_mirror_else_from_keras(monkeypatch, tmp_path):
+    monkeypatch.delenv("CAPTIONER_MIRROR", raising=False)
+    assert find_weights("vgg16") == "imagenet"
+    monkeypatch.setenv("CAPTIONER_MIRROR", str(tmp_path))
+    assert find_weights("vgg16") == "imagenet"
+    stored = tmp_path / "keras" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    stored.parent.mkdir()
+    stored.write_bytes(b"")
+    assert find_weights("vgg16") == str(stored)
+
+
+def test_real_weights_tell_real_photographs_apart(shared, monkeypatch):
+    monkeypatch.setenv("CAPTIONER_MIRROR", str(shared / "data" / "keras"))
+    with zipfile.ZipFile(shared / "data" / "flickr8k" / "Flickr8k_Dataset.zip") as archive:
+        names = [name for name in archive.namelist() if name.endswith(".jpg")][:2]
+        opened = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
+    pictures = np.stack([np.asarray(picture.resize((224, 224))) for picture in opened])
+    weights = find_weights("mobilenet_v2")
+    assert weights != "imagenet"
+    grid = grid_function(build_encoder("mobilenet_v2", 224, weights), 2)(pictures).astype(float)
+    assert grid.shape == (2, 49, 1280)
+    assert np.isfinite(grid).all()
+    assert (grid.std(axis=(1, 2)) > 0.1).all()
+    assert (grid.std(axis=1) > 0).mean() > 0.2  # cells differ within a picture
+    first, second = (picture.mean(0) for picture in grid)
+    cosine = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+    assert 0 < cosine < 0.95

@@ -1,0 +1,231 @@
+"""files.py: whole or not at all, whatever happens; equal content means equal bytes and digests."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from captioner.files import atomic_file, atomic_folder, digest, read_json, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_with_its_folders_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "a" / "b" / "c.txt"
+    with atomic_file(path) as temporary:
+        assert temporary.parent == path.parent and temporary.suffix == ".txt"
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert names(path.parent) == ["c.txt"]
+
+
+def test_a_file_is_replaced(tmp_path):
+    path = tmp_path / "c.txt"
+    path.write_text("old")
+    with atomic_file(str(path)) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "c.txt"
+    path.write_text("old")
+    with pytest.raises(error), atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["c.txt"]
+
+
+def test_a_block_that_writes_nothing_is_an_error_and_keeps_the_old_file(tmp_path):
+    path = tmp_path / "c.txt"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), atomic_file(path):
+        pass
+    assert path.read_text() == "old" and names(tmp_path) == ["c.txt"]
+
+
+def test_a_folder_replaces_a_folder_with_everything_in_it(tmp_path):
+    path = tmp_path / "model"
+    (path / "old").mkdir(parents=True)
+    (path / "old" / "weights").write_text("old")
+    with atomic_folder(path) as temporary:
+        assert names(temporary) == []
+        (temporary / "new").mkdir()
+        (temporary / "new" / "weights").write_text("new")
+        assert (path / "old" / "weights").read_text() == "old"
+    assert names(path) == ["new"] and (path / "new" / "weights").read_text() == "new"
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_replaces_a_file(tmp_path):
+    path = tmp_path / "model"
+    path.write_text("once a file")
+    with atomic_folder(path) as temporary:
+        (temporary / "weights").touch()
+    assert names(path) == ["weights"] and names(tmp_path) == ["model"]
+
+
+def test_failure_leaves_the_old_folder_and_nothing_else(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "weights").write_text("old")
+    with pytest.raises(ValueError), atomic_folder(path) as temporary:
+        (temporary / "weights").write_text("half")
+        raise ValueError
+    assert (path / "weights").read_text() == "old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_interrupt_between_the_renames_brings_the_old_folder_back(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "weights").write_text("old")
+    replace = Path.replace
+
+    def interrupted(source, target):
+        if target == path and not source.name.endswith(".old"):
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(path) as temporary:
+        (temporary / "weights").write_text("new")
+    assert (path / "weights").read_text() == "old" and names(tmp_path) == ["model"]
+
+
+def kill_while_writing(kind: str, path: Path) -> None:
+    """Start a process that overwrites `path` and kill it in the middle."""
+    code = (
+        "import sys, time; from captioner import files\n"
+        f"with files.{kind}(sys.argv[1]) as temporary:\n"
+        "    place = temporary / 'weights' if temporary.is_dir() else temporary\n"
+        "    place.write_text('half')\n"
+        "    print('writing', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, path], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGKILL)
+
+
+def test_kill_leaves_the_old_file_and_the_next_writer_cleans_up(tmp_path):
+    path = tmp_path / "c.txt"
+    path.write_text("old")
+    kill_while_writing("atomic_file", path)
+    assert path.read_text() == "old"
+    assert len(names(tmp_path)) == 2  # SIGKILL leaves no time to clean up
+    with atomic_file(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new" and names(tmp_path) == ["c.txt"]
+
+
+def test_kill_leaves_the_old_folder_and_the_next_writer_cleans_up(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "weights").write_text("old")
+    kill_while_writing("atomic_folder", path)
+    assert (path / "weights").read_text() == "old"
+    with atomic_folder(path) as temporary:
+        (temporary / "weights").write_text("new")
+    assert (path / "weights").read_text() == "new" and names(tmp_path) == ["model"]
+
+
+def test_what_a_living_process_or_another_file_needs_is_left_alone(tmp_path):
+    others = [f".partial-{os.getppid()}-c.txt", ".partial-999999999-b-c.txt", ".partial-x-c.txt"]
+    for name in others:
+        (tmp_path / name).touch()
+    with atomic_file(tmp_path / "c.txt") as temporary:
+        temporary.touch()
+    assert names(tmp_path) == sorted([*others, "c.txt"])
+
+
+def test_json_bytes_do_not_depend_on_the_order_of_keys(tmp_path):
+    write_json(tmp_path / "a.json", {"b": [1, 2.5], "a": "é"})
+    write_json(tmp_path / "b.json", {"a": "é", "b": [1, 2.5]})
+    expected = '{\n  "a": "é",\n  "b": [\n    1,\n    2.5\n  ]\n}\n'
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == expected
+    assert (tmp_path / "b.json").read_bytes() == (tmp_path / "a.json").read_bytes()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"loss": -float("inf")}, {1, 2}])
+def test_what_is_no_json_is_refused_and_leaves_the_old_file(tmp_path, value):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"loss": 1})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(path, value)
+    assert read_json(path) == {"loss": 1} and names(tmp_path) == ["metrics.json"]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    # a lone surrogate is no character and cannot be written as UTF-8
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda x: st.lists(x) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), x),
+    max_leaves=10,
+)
+
+
+@given(JSON)
+def test_json_round_trip(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "round_trip.json"
+    write_json(path, value)
+    assert read_json(path) == value
+
+
+def folder_of(path: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(content)
+    return path
+
+
+def test_digest_depends_on_names_and_contents_alone(tmp_path):
+    first = folder_of(tmp_path / "first", {"a": "1", "b/c": "2"})
+    same = folder_of(tmp_path / "same", {"b/c": "2", "a": "1"})
+    os.utime(same / "a", (0, 0))
+    assert digest(first) == digest(str(same))
+    different = {
+        digest(first),
+        digest(folder_of(tmp_path / "content", {"a": "1", "b/c": "3"})),
+        digest(folder_of(tmp_path / "name", {"a": "1", "b/d": "2"})),
+        digest(folder_of(tmp_path / "swapped", {"a": "2", "b/c": "1"})),
+        digest(folder_of(tmp_path / "fewer", {"a": "1"})),
+        digest(first / "b" / "c"),
+        digest(first / "a", first / "b" / "c"),
+        digest(first / "b" / "c", first / "a"),
+        digest(first, first),
+        digest(first, same, first / "a"),
+    }
+    assert len(different) == 10
+
+
+def test_digest_tells_in_which_folder_a_file_lies(tmp_path):
+    one = folder_of(tmp_path / "one", {"x": "1", "y": "2"})
+    none = tmp_path / "none"
+    none.mkdir()
+    x, y = folder_of(tmp_path / "x", {"x": "1"}), folder_of(tmp_path / "y", {"y": "2"})
+    assert digest(one, none) != digest(x, y)
+
+
+def test_digest_of_nothing_there_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        digest(tmp_path / "none")

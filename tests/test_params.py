@@ -1,0 +1,386 @@
+"""params.py: the project's params.yaml, and every way of getting it wrong."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from captioner import CaptionerError
+from captioner.params import SECTIONS, SOURCES, Params, load_params
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMS = ROOT / "params.yaml"
+TEXT = PARAMS.read_text(encoding="utf-8")
+RAW = yaml.safe_load(TEXT)
+
+
+def message(path: Path, text: str) -> str:
+    """The one line that a params file of this text is refused with."""
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(CaptionerError) as caught:
+        load_params(path)
+    line = str(caught.value)
+    assert line.startswith(f"{path}: ") and line.isprintable()  # hence no line break
+    return line.removeprefix(f"{path}: ")
+
+
+def nested(value: object, *keys: str) -> dict:
+    """RAW with one value put at a path of keys, or taken away if it is Ellipsis."""
+    raw = copy.deepcopy(RAW)
+    place = raw
+    for key in keys[:-1]:
+        place = place[key]
+    if value is ...:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+    return raw
+
+
+def load(path: Path, raw: dict) -> Params:
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return load_params(path)
+
+
+@pytest.mark.parametrize("dataset", RAW["datasets"])
+def test_the_file_of_the_project_loads_with_each_data_set(tmp_path, dataset):
+    params = load(tmp_path / "params.yaml", nested(dataset, "dataset")).model_dump()
+    row = RAW["datasets"][dataset]
+    assert params.pop("dataset") == dataset
+    assert params.pop("seed") == RAW["seed"]
+    assert params.pop("download") == row["download"]
+    for section, values in params.items():
+        for key, value in values.items():
+            written = RAW[section][key]
+            assert value == (row[section][key] if written == "auto" else written)
+    assert load_params(PARAMS).dataset == "scenes"
+
+
+def test_a_value_overrides_auto(tmp_path):
+    assert RAW["train"]["units"] == "auto"
+    assert load(tmp_path / "params.yaml", nested(17, "train", "units")).train.units == 17
+
+
+def test_any_key_may_be_auto_where_the_row_has_it(tmp_path):
+    raw = nested("auto", "evaluate", "beam_width")
+    raw["datasets"]["scenes"]["evaluate"] = {"beam_width": 7}
+    assert load(tmp_path / "params.yaml", raw).evaluate.beam_width == 7
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [("1e-05", 1e-5), ("1.5e-3", 0.0015), ("1E-3", 1e-3), ("1", 1.0)]
+)
+def test_rates_as_dvc_and_people_write_them(tmp_path, written, value):
+    text = yaml.safe_dump(nested("HERE", "train", "learning_rate")).replace("HERE", written)
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert load_params(path).train.learning_rate == value
+
+
+ROW = ("datasets", "scenes")
+SECTION_NAMES = ", ".join(SECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "line"),
+    [
+        (
+            ("train", "units"),
+            "abc",
+            "train.units: 'abc' is not allowed: a whole number, at least 1, at most 4096",
+        ),
+        (
+            ("evaluate", "beam_width"),
+            0,
+            "evaluate.beam_width: 0 is not allowed: a whole number, at least 1, at most 100",
+        ),
+        (
+            ("glove", "size"),
+            64,
+            "glove.size: 64 is not allowed: one of: 50, 100, 200, 300",
+        ),
+        (
+            ("preprocess", "fit"),
+            "stretch",
+            "preprocess.fit: 'stretch' is not allowed: one of: squash, crop, pad",
+        ),
+        (
+            ("train", "dropout"),
+            float("nan"),
+            "train.dropout: nan is not allowed: a number, at least 0, below 1",
+        ),
+        (
+            ("train", "clip_norm"),
+            float("inf"),
+            "train.clip_norm: inf is not allowed: a number, above 0",
+        ),
+        (
+            ("seed",),
+            True,
+            "seed: True is not allowed: a whole number, at least 0, below 2147483648",
+        ),
+        (
+            ("train", "dropout"),
+            False,
+            "train.dropout: False is not allowed: a number, at least 0, below 1",
+        ),
+        (
+            ("train", "epochs"),
+            "3",
+            "train.epochs: '3' is not allowed: a whole number, at least 1",
+        ),
+        (
+            ("train", "epochs"),
+            3.0,
+            "train.epochs: 3.0 is not allowed: a whole number, at least 1",
+        ),
+        (
+            ("dataset",),
+            "flickr9k",
+            "dataset: 'flickr9k' is not allowed: one of: scenes, flickr8k",
+        ),
+        (
+            ("export", "sprite_size"),
+            "auto",
+            "export.sprite_size: auto, but datasets.scenes.export has no `sprite_size`; "
+            "write a value in either place: a whole number, at least 8, at most 256",
+        ),
+        (
+            ("seed",),
+            "auto",
+            "seed: 'auto' is not allowed: a whole number, at least 0, below 2147483648",
+        ),
+        (
+            (*ROW, "train", "units"),
+            "abc",
+            "datasets.scenes.train.units: 'abc' is not allowed: "
+            "a whole number, at least 1, at most 4096",
+        ),
+        (
+            (*ROW, "train", "units"),
+            "auto",
+            "datasets.scenes.train.units: 'auto' is not allowed: "
+            "a whole number, at least 1, at most 4096",
+        ),
+        (  # a row that is not chosen
+            ("datasets", "flickr8k", "train", "epochs"),
+            0,
+            "datasets.flickr8k.train.epochs: 0 is not allowed: a whole number, at least 1",
+        ),
+        (
+            (*ROW, "download", "train"),
+            "many",
+            "datasets.scenes.download.train: 'many' is not allowed: a whole number, at least 1",
+        ),
+        (
+            (*ROW, "download", "train"),
+            ...,
+            "datasets.scenes.download.train: missing; a whole number, at least 1",
+        ),
+        (
+            (*ROW, "download", "source"),
+            ["scenes"],
+            "datasets.scenes.download.source: ['scenes'] is not allowed: one of: scenes, flickr8k",
+        ),
+        (
+            ("datasets", "flickr8k", "download", "size"),
+            3,
+            "datasets.flickr8k.download.size: unknown key; one of: source",
+        ),
+        (
+            ("exprot",),
+            {"sprite_size": 64},
+            f"exprot: unknown key; one of: dataset, seed, {SECTION_NAMES}",
+        ),
+        (
+            ("tokenize", "mincount"),
+            3,
+            "tokenize.mincount: unknown key; one of: min_count, max_length",
+        ),
+        (
+            (*ROW, "tokenise"),
+            {"min_count": 1},
+            f"datasets.scenes.tokenise: unknown key; one of: download, {SECTION_NAMES}",
+        ),
+        (
+            (*ROW, "tokenize", "mincount"),
+            3,
+            "datasets.scenes.tokenize.mincount: unknown key; one of: min_count, max_length",
+        ),
+        (
+            (*ROW, "tokenize"),
+            1,
+            "datasets.scenes.tokenize: 1 is not allowed: a section of keys: min_count, max_length",
+        ),
+        (
+            ("tokenize",),
+            [1],
+            "tokenize: [1] is not allowed: a section of keys: min_count, max_length",
+        ),
+        (
+            ("datasets", "flickr8k", "download"),
+            ...,
+            "datasets.flickr8k: expected sections, `download` among them",
+        ),
+        (
+            ("download",),
+            {"source": "flickr8k"},
+            "download: belongs into a row of the table `datasets`",
+        ),
+        (
+            (7,),
+            8,
+            f"7: unknown key; one of: dataset, seed, {SECTION_NAMES}",
+        ),
+        (
+            ("a\nb\x1b[31m",),
+            8,
+            f"'a\\nb\\x1b[31m': unknown key; one of: dataset, seed, {SECTION_NAMES}",
+        ),
+        (
+            ("datasets",),
+            ...,
+            "datasets: missing; expected a table of data sets",
+        ),
+    ],
+)
+def test_each_mistake_is_one_line_with_key_value_and_what_is_allowed(tmp_path, keys, value, line):
+    assert (
+        message(tmp_path / "params.yaml", yaml.safe_dump(nested(value, *keys), sort_keys=False))
+        == line
+    )
+
+
+def test_pictures_too_small_for_the_backbone(tmp_path):
+    raw = nested("inception_v3", "encoder", "backbone")
+    raw["preprocess"]["size"] = 74
+    line = message(tmp_path / "params.yaml", yaml.safe_dump(raw))
+    assert line == (
+        "preprocess.size: 74 is not allowed: encoder.backbone inception_v3 needs at least 75"
+    )
+
+
+def test_several_mistakes_are_all_named(tmp_path):
+    raw = nested(0, "evaluate", "beam_width")
+    raw["preprocess"]["fit"] = 3
+    line = message(tmp_path / "params.yaml", yaml.safe_dump(raw))
+    assert line.startswith("preprocess.fit: 3 is not allowed:")
+    assert "; evaluate.beam_width: 0 is not allowed:" in line
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_missing_section(tmp_path, section):
+    line = message(tmp_path / "params.yaml", yaml.safe_dump(nested(..., section)))
+    assert line == f"{section}: missing; a section of keys: " + ", ".join(RAW[section])
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("dataset: [scenes\nseed: 1", "line 2"),
+        ("a: 1\n\tb: 2", "line 2"),
+        ("seed: 2024-99-99", "month"),
+        ("seed: " + "9" * 5000, "4300 digits"),
+        ("seed: " + "[" * 4000, "recursion"),
+        ("? {a: b}\n: c", "unhashable"),
+        ("seed: 1\nseed: 2", "the key 'seed' is there twice"),
+        ("train: {units: 1, units: 2}", "the key 'units' is there twice"),
+    ],
+)
+def test_broken_yaml(tmp_path, text, part):
+    line = message(tmp_path / "params.yaml", text)
+    assert line.startswith("not valid YAML: ") and part in line
+
+
+def test_python_objects_are_not_made(tmp_path):
+    canary = tmp_path / "canary"
+    tag = f'!!python/object/apply:os.mkdir ["{canary.as_posix()}"]'
+    text = yaml.safe_dump(nested("HERE", "seed")).replace("HERE", tag)
+    line = message(tmp_path / "params.yaml", text)
+    assert "python/object/apply:os.mkdir" in line
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "hello", "3"])
+def test_something_else_than_sections(tmp_path, text):
+    expected = f"expected sections of keys, found {yaml.safe_load(text)!r}"
+    assert message(tmp_path / "params.yaml", text) == expected
+
+
+def test_a_missing_file_a_folder_and_other_encodings(tmp_path):
+    with pytest.raises(CaptionerError, match=r"none\.yaml: no such file; run from the project's"):
+        load_params(tmp_path / "none.yaml")
+    with pytest.raises(CaptionerError, match="cannot be read: Is a directory"):
+        load_params(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("dataset: caf\xe9".encode("latin-1"))
+    with pytest.raises(CaptionerError, match=r"latin\.yaml: not valid YAML: .*utf-8"):
+        load_params(tmp_path / "latin.yaml")
+
+
+def scalars(raw: object, *path: str):
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            yield from scalars(value, *path, key)
+        else:
+            yield (*path, key)
+
+
+# No key of the file may hold any of these.
+NEVER = st.sampled_from([True, False, None, [], {}, [1], {"a": 1}, "abc", "", "3", float("nan")])
+
+
+@given(st.sampled_from(list(scalars(RAW))), NEVER | st.dates() | st.binary(max_size=3))
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_value_of_another_type_passes(tmp_path, path, value):
+    line = message(tmp_path / "params.yaml", yaml.safe_dump(nested(value, *path)))
+    assert ".".join(path) in line
+
+
+@given(st.recursive(NEVER | st.integers() | st.text(), lambda x: st.dictionaries(st.text(), x)))
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_other_content_is_refused_in_one_line(tmp_path, content):
+    message(tmp_path / "params.yaml", yaml.safe_dump(content, allow_unicode=True))
+
+
+def test_every_key_has_a_comment():
+    lines = [line for line in TEXT.splitlines() if line.strip() and not line.startswith("#")]
+    table = lines.index("datasets:")
+    for line in lines[:table]:
+        if not line.endswith(":"):  # the name of a section says enough
+            key, _, comment = line.partition(" # ")
+            assert len(comment.strip()) > 10, f"{key}: no comment"
+    for line in lines[table + 1 :]:
+        if line.startswith("  ") and line[2] != " ":
+            assert len(line.partition(" # ")[2]) > 10, f"{line}: no comment"
+
+
+def test_the_file_holds_every_field_in_the_order_of_the_models():
+    assert list(RAW) == [key for key in Params.model_fields if key != "download"] + ["datasets"]
+    for name, section in SECTIONS.items():
+        assert list(RAW[name]) == list(section.model_fields)
+    assert {row["download"]["source"] for row in RAW["datasets"].values()} == set(SOURCES)
+
+
+def test_params_need_no_tensorflow():
+    code = (
+        "import sys, captioner.params; captioner.params.load_params('params.yaml');"
+        "print(sorted({'tensorflow', 'keras', 'numpy', 'pandas', 'mlflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT / "src"), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
