@@ -1,7 +1,7 @@
 """encoder: the CNN: ImageNet weights, or a small network trained here on the captions' words."""
 
 from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
-import captioner.quiet_tensorflow  # isort: skip
+import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
 from pathlib import Path
 

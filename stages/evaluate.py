@@ -1,7 +1,7 @@
 """evaluate: free-running captions of the test split, their scores, and a gallery to look at."""
 
 from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
-import captioner.quiet_tensorflow  # isort: skip
+import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
 import json
 from pathlib import Path

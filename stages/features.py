@@ -1,7 +1,7 @@
 """features: the CNN's grid and pooled features of all pictures, memory-mappable."""
 
 from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
-import captioner.quiet_tensorflow  # isort: skip
+import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
 from pathlib import Path
 

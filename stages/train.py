@@ -1,7 +1,7 @@
 """train: the captioning LSTM; after a kill it goes on from the last finished epoch."""
 
 from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
-import captioner.quiet_tensorflow  # isort: skip
+import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
 from pathlib import Path
 

@@ -123,6 +123,32 @@ def test_beam_of_one_is_greedy(seed, penalty):
     assert totals[0, 0] == pytest.approx(log_probability(table, greedy), rel=1e-5)
 
 
+@settings(deadline=None, max_examples=15)
+@given(seeds, st.integers(1, 6), penalties)
+def test_a_hypothesis_that_ends_gives_its_place_up(seed, beam, penalty):
+    """The same search with lists: of all continuations only as many go on as places are left."""
+    [table] = random_table(seed, 1)
+    alive, done = [(0.0, ())], []
+    for position in range(LONGEST + 1):
+        grown = []
+        for total, words in alive:
+            history = 0
+            for word in (START, *words):
+                history = history * VOCABULARY + word
+            if position:
+                grown.append((total + table[history, END], words, True))
+            if position < LONGEST:
+                for word in range(UNK + 1, VOCABULARY):
+                    grown.append((total + table[history, word], (*words, word), False))
+        grown = sorted(grown, reverse=True)[: beam - len(done)]
+        done += [(total / (len(words) + 1) ** penalty, words) for total, words, end in grown if end]
+        alive = [(total, words) for total, words, end in grown if not end]
+    words, _, scores = search(table[None], beam, penalty)
+    done.sort(reverse=True)
+    assert [caption_of(row) for row in words[0]] == [caption for _, caption in done]
+    np.testing.assert_allclose(scores[0], [score for score, _ in done], rtol=1e-5)
+
+
 def test_wider_beam_finds_better_captions():
     """No law for every single picture, but one on average; the full beam beats every other."""
     table = random_table(0, 300)
@@ -186,6 +212,14 @@ def features() -> np.ndarray:
     return np.random.default_rng(4).normal(0, 3, (7, 4, 6)).astype(np.float16)
 
 
+@pytest.fixture
+def eager():
+    """A few batches are done sooner without compiling the search."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 def teacher_forced(model, picture: np.ndarray, words) -> np.ndarray:
     """log P of the words and of <end> after them: (words + 1,)."""
     tokens = np.array([[[START, *words, END]]], np.int32)
@@ -193,6 +227,7 @@ def teacher_forced(model, picture: np.ndarray, words) -> np.ndarray:
     return tf.gather(tf.nn.log_softmax(logits), targets, batch_dims=1).numpy()
 
 
+@pytest.mark.usefixtures("eager")
 def test_decoder_finds_the_best_of_all_captions(model, features):
     everything = [c for n in (1, 2, 3) for c in product(range(4, 8), repeat=n)]
     decode = Decoder(model, len(everything), 3, 0.7, batch_size=7)
@@ -236,6 +271,7 @@ def test_greedy_decoder_takes_the_likeliest_next_word(model, features):
         assert totals[picture] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.usefixtures("eager")
 def test_decoder_log_probability_is_the_teacher_forced_one(model, features):
     words, totals = Decoder(model, 3, 6, 0.7, batch_size=7)(features)
     for picture in range(7):
@@ -255,6 +291,7 @@ def test_decoder_pads_the_last_batch_unseen(model, features, tmp_path):
         assert totals[picture] == pytest.approx(total[0], abs=1e-4)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("beam", [1, 3])
 @pytest.mark.parametrize(
     ("favoured", "length"),

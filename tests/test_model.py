@@ -59,7 +59,7 @@ def logits_of(model, features, caption) -> np.ndarray:
 def numpy_logits(model, features, caption) -> tuple[np.ndarray, np.ndarray]:
     """The whole model once more, in float64, for one caption: logits and attention weights.
 
-    Source: Xu et al. 2015, section 3.1.2; Hochreiter and Schmidhuber 1997 with forget gates.
+    Sources: Xu et al. 2015, section 3.1.2, but looking after reading (Luong et al. 2015); Hochreiter and Schmidhuber 1997 with forget gates.
     """
 
     def dense(name, x):
@@ -74,8 +74,15 @@ def numpy_logits(model, features, caption) -> tuple[np.ndarray, np.ndarray]:
     cells = cells + model.cell_positions.get_weights()[0]
     state = np.tanh(dense("initial_state", cells.mean(0)))
     h, c = state[: CONFIG.units], state[CONFIG.units :]
+    context = cells.mean(0)
     rows, attention = [], []
     for word in caption[:-1]:
+        projected = dense("word_projection", words[word])
+        gates = dense("lstm_words", projected)
+        gates = gates + dense("lstm_recurrent", np.concatenate([context, h]))
+        i, f, g, o = gates.reshape(4, CONFIG.units)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
         scores = np.array(
             [
                 dense("attention_score", np.tanh(key + dense("attention_query", h)))[0]
@@ -84,12 +91,6 @@ def numpy_logits(model, features, caption) -> tuple[np.ndarray, np.ndarray]:
         )
         weights = np.exp(scores) / np.exp(scores).sum()
         context = sum(weight * cell for weight, cell in zip(weights, cells, strict=True))
-        projected = dense("word_projection", words[word])
-        gates = dense("lstm_words", projected)
-        gates = gates + dense("lstm_recurrent", np.concatenate([context, h]))
-        i, f, g, o = gates.reshape(4, CONFIG.units)
-        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        h = sigmoid(o) * np.tanh(c)
         output = np.tanh(dense("output_projection", np.concatenate([h, context, projected])))
         rows.append(dense("vocabulary_logits", output))
         attention.append(weights)
@@ -104,8 +105,9 @@ def test_model_agrees_with_numpy(model, features):
 
 
 def test_attention_agrees_with_numpy_and_sums_to_one(model, features):
-    memory, (h, _) = model.look(features)
-    context, weights = model.attend(memory, h)
+    memory, state = model.look(features)
+    gates = model.lstm_words(model.word_projection(model.words(tf.fill((3, 1), START))))
+    (_, _, context), weights = model.step(memory, state, gates)
     for picture in range(3):
         _, expected = numpy_logits(model, features[picture], [START, END])
         np.testing.assert_allclose(weights[picture], expected, atol=1e-5)

@@ -92,12 +92,12 @@ def _caption(arguments: list[Path], folder: Path, beam_width: int | None, as_jso
         raise CaptionerError(
             f"{folder}: no bundle here; make one with `dvc repro`, or name another with --bundle"
         )
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from tqdm import tqdm
 
+    import captioner.quiet_tensorflow  # noqa: F401  (before bundle imports TensorFlow)
     from captioner import bundle
 
-    captioner = bundle.load(folder, beam_width, min(BATCH, len(paths)))
+    speaker = bundle.load(folder, beam_width, min(BATCH, len(paths)))
     found = []
     # On a terminal the captions themselves show how far it is.
     silent = len(paths) <= BATCH or (sys.stdout.isatty() and not as_json)
@@ -106,14 +106,14 @@ def _caption(arguments: list[Path], folder: Path, beam_width: int | None, as_jso
         read, pictures = [], []
         for path in paths[start : start + BATCH]:
             try:
-                pictures.append(captioner.prepare(path.read_bytes()))
+                pictures.append(speaker.prepare(path.read_bytes()))
                 read.append(path)
             except CaptionerError as error:
                 _complain(f"{path}: {error}")
             except OSError as error:
                 _complain(f"{path}: {error.strerror}")
         failed |= len(read) < len(paths[start : start + BATCH])
-        for path, caption in zip(read, captioner.caption_prepared(pictures), strict=True):
+        for path, caption in zip(read, speaker.caption_prepared(pictures), strict=True):
             if as_json:
                 found.append(
                     {

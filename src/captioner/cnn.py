@@ -97,15 +97,20 @@ def train_cnn(
     )
     optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
     weights = encoder.trainable_variables + head.trainable_variables
+    # One graph for all batches, the small last one too.
+    signature = [
+        tf.TensorSpec((None, *encoder.input_shape[1:]), tf.float32),
+        tf.TensorSpec((None, labels.shape[1]), tf.float32),
+    ]
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=signature)
     def step(pictures, truth):
         with tf.GradientTape() as tape:
             loss = _loss(head(encoder(pictures, training=True)), truth)
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         return loss
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=signature)
     def predict(pictures, truth):
         logits = head(encoder(pictures, training=False))
         return _loss(logits, truth), logits > 0

@@ -1,14 +1,12 @@
 """Vectors of pictures, captions and words, in files that others' tools open.
 
 A picture is the mean of its grid of CNN features. A caption is the mean of its words' vectors,
-frequent
-words weighing less: a / (a + p(word)) (smooth inverse frequency; Arora et al. 2017, section 3). All
-are scaled to length one, so that a dot product is a cosine. The projector files follow
-TensorBoard's
-embedding projector: TSV, metadata and a sprite of thumbnails.
+frequent words weighing less: a / (a + p(word)) (smooth inverse frequency; Arora et al. 2017,
+section 3). All are scaled to length one, so that a dot product is a cosine. The projector files
+follow TensorBoard's embedding projector: TSV, metadata and a sprite of thumbnails.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,13 +94,10 @@ def write_projector(
         sprite.paste(Image.fromarray(thumbnail), place)
     sprite.save(folder / "sprite.png")
     _write_tsv(folder / "pictures.tsv", pictures)
-    clean = metadata.replace(r"[\t\r\n]+", " ", regex=True)
-    clean.to_csv(
-        folder / "pictures_metadata.tsv", sep="\t", index=False, quoting=3, escapechar="\\"
-    )
+    rows = [metadata.columns, *metadata.fillna("").to_numpy()]
+    _write_lines(folder / "pictures_metadata.tsv", ["\t".join(map(_cell, row)) for row in rows])
     _write_tsv(folder / "words.tsv", words[len(SPECIALS) :])
-    names = "\n".join(vocabulary.words[len(SPECIALS) :])
-    (folder / "words_metadata.tsv").write_text(names + "\n", encoding="utf-8")
+    _write_lines(folder / "words_metadata.tsv", map(_cell, vocabulary.words[len(SPECIALS) :]))
     (folder / "projector_config.pbtxt").write_text(
         f"""embeddings {{
   tensor_name: "pictures"
@@ -122,6 +117,15 @@ embeddings {{
 """,
         encoding="utf-8",
     )
+
+
+def _cell(value: object) -> str:
+    """A cell of TensorBoard's TSV, which knows no quotes: tabs and line breaks become blanks."""
+    return "".join(c if c.isprintable() else " " for c in str(value))
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
 def _write_tsv(path: Path, vectors: np.ndarray) -> None:

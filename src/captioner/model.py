@@ -1,9 +1,9 @@
 """The captioning LSTM: it reads a picture's features and says the next word.
 
-"Show, Attend and Tell" (Xu et al. 2015, sections 3.1.2 and 3.3): at every step additive attention
-(Bahdanau et al. 2014) weighs the cells of the CNN's feature grid by the LSTM's state, and the
-weighted mean feeds the LSTM together with the last word. Word vectors start from GloVe and pass
-through a projection.
+After "Show, Attend and Tell" (Xu et al. 2015, sections 3.1.2 and 3.3): at every step additive
+attention (Bahdanau et al. 2014) weighs the cells of the CNN's feature grid by the LSTM's state; the
+weighted mean, the context, helps to choose the next word and feeds the LSTM together with it. Word
+vectors start from GloVe and pass through a projection.
 
 Everything is laid out picture by picture: axis 0 counts pictures, axis 1 counts sequences of one
 picture (its five captions in training, its beam in decoding). What depends on the picture alone is
@@ -32,7 +32,7 @@ class ModelConfig:
         vocabulary: number of words, special ones included.
         word_size: length of the (GloVe) word vectors.
         cells, channels: shape of a picture's features; one cell for pooled features.
-        units: size of the LSTM state.
+        units: size of the LSTM state, and to which the channels of a cell are projected.
         attention_units: size of the space in which states and cells are compared.
     """
 
@@ -45,7 +45,6 @@ class ModelConfig:
 
 
 PROJECTED_WORD = 256  # words are projected to this length before they enter the LSTM
-PROJECTED_CELL = 512  # so are the channels of a cell
 
 
 class CaptionModel(keras.Model):
@@ -66,12 +65,10 @@ class CaptionModel(keras.Model):
             config.vocabulary, config.word_size, embeddings_initializer=start, name="words"
         )
         self.word_projection = layers.Dense(PROJECTED_WORD, name="word_projection")
-        self.cell_projection = layers.Dense(
-            PROJECTED_CELL, activation="relu", name="cell_projection"
-        )
+        self.cell_projection = layers.Dense(units, activation="relu", name="cell_projection")
         # The CNN's cells hardly know where they are; "left of" needs it.
         self.cell_positions = layers.Embedding(
-            config.cells, PROJECTED_CELL, embeddings_initializer="zeros", name="cell_positions"
+            config.cells, units, embeddings_initializer="zeros", name="cell_positions"
         )
         self.attention_keys = layers.Dense(config.attention_units, name="attention_keys")
         self.attention_query = layers.Dense(
@@ -84,7 +81,7 @@ class CaptionModel(keras.Model):
         self.lstm_recurrent = layers.Dense(
             4 * units, use_bias=False, kernel_initializer="glorot_uniform", name="lstm_recurrent"
         )
-        self.output_projection = layers.Dense(PROJECTED_CELL, name="output_projection")
+        self.output_projection = layers.Dense(units, name="output_projection")
         self.vocabulary_logits = layers.Dense(config.vocabulary, name="vocabulary_logits")
         self._build()
 
@@ -105,14 +102,16 @@ class CaptionModel(keras.Model):
             features: (pictures, cells, channels) float16.
 
         Returns:
-            memory: projected cells (pictures, cells, PROJECTED_CELL) and their keys
+            memory: projected cells (pictures, cells, units) and their keys
                 (pictures, cells, attention_units).
-            state: h and c of the LSTM, each (pictures, 1, units).
+            state: h and c of the LSTM, each (pictures, 1, units), and the first context: the mean
+                cell (pictures, 1, units).
         """
         cells = self.cell_projection(tf.cast(features, tf.float32))
         cells += self.cell_positions(tf.range(self.config.cells))
-        h, c = tf.split(self.initial_state(tf.reduce_mean(cells, 1, keepdims=True)), 2, -1)
-        return (cells, self.attention_keys(cells)), (h, c)
+        mean = tf.reduce_mean(cells, 1, keepdims=True)
+        h, c = tf.split(self.initial_state(mean), 2, -1)
+        return (cells, self.attention_keys(cells)), (h, c, mean)
 
     def attend(self, memory: tuple[tf.Tensor, tf.Tensor], h: tf.Tensor):
         """Additive attention: score = v . tanh(W cell + U h).
@@ -122,7 +121,7 @@ class CaptionModel(keras.Model):
             h: (pictures, sequences, units).
 
         Returns:
-            context (pictures, sequences, PROJECTED_CELL), weights (pictures, sequences, cells).
+            context (pictures, sequences, units), weights (pictures, sequences, cells).
         """
         cells, keys = memory
         query = self.attention_query(h)
@@ -131,21 +130,26 @@ class CaptionModel(keras.Model):
         return tf.matmul(weights, cells), weights
 
     def step(self, memory: tuple, state: tuple, gates_of_words: tf.Tensor):
-        """One step of the LSTM.
+        """One step: the LSTM reads the last word and context, then looks at the picture anew.
+
+        Looking after reading, the attention knows the word just said (Luong et al. 2015, section
+        3.3, input feeding); in Xu et al. 2015 it looks first, for the shape of "a red ..." before
+        it knows that "red" was said.
 
         Args:
             memory, state: from `look` or the last step.
             gates_of_words: (pictures, sequences, 4 units), `lstm_words` of the projected words.
 
         Returns:
-            state, context, attention weights.
+            state, attention weights (pictures, sequences, cells).
         """
-        h, c = state
-        context, weights = self.attend(memory, h)
+        h, c, context = state
         gates = gates_of_words + self.lstm_recurrent(tf.concat([context, h], -1))
         i, f, g, o = tf.split(gates, 4, -1)
         c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-        return (tf.sigmoid(o) * tf.tanh(c), c), context, weights
+        h = tf.sigmoid(o) * tf.tanh(c)
+        context, weights = self.attend(memory, h)
+        return (h, c, context), weights
 
     def logits(self, features: tf.Tensor, tokens: tf.Tensor, dropout: "Dropout | None" = None):
         """Teacher forcing: logits of each real next word of given captions.
@@ -159,15 +163,16 @@ class CaptionModel(keras.Model):
             logits (real tokens, vocabulary) and targets (real tokens,), picture by picture.
         """
         drop = dropout or (lambda x: x)
-        memory, (h, c) = self.look(features)
+        memory, state = self.look(features)
         inputs, targets = tokens[:, :, :-1], tokens[:, :, 1:]
         words = drop(self.word_projection(self.words(inputs)))
         gates = tf.unstack(self.lstm_words(words), tokens.shape[2] - 1, axis=2)
         sequences = tf.shape(tokens)[1]
-        h, c = (tf.repeat(x, sequences, axis=1) for x in (h, c))
+        state = tuple(tf.repeat(x, sequences, axis=1) for x in state)
         outputs = []
         for gates_now in gates:  # unrolled: one graph for each padded length
-            (h, c), context, _ = self.step(memory, (h, c), gates_now)
+            state, _ = self.step(memory, state, gates_now)
+            h, _, context = state
             outputs.append(tf.concat([h, context], -1))
         outputs = tf.concat([tf.stack(outputs, axis=2), words], -1)
         real = targets != PAD  # the vocabulary softmax costs most: real words only
@@ -175,22 +180,23 @@ class CaptionModel(keras.Model):
         return logits, tf.boolean_mask(targets, real)
 
     def word_logits(self, outputs: tf.Tensor, drop=lambda x: x) -> tf.Tensor:
-        """(..., units + PROJECTED_CELL + PROJECTED_WORD): h, context, word -> (..., vocabulary)."""
+        """(..., units + units + PROJECTED_WORD): h, context, word -> (..., vocabulary)."""
         return self.vocabulary_logits(drop(tf.tanh(self.output_projection(drop(outputs)))))
 
     def next_word(self, memory: tuple, state: tuple, words: tf.Tensor):
         """One step of decoding.
 
         Args:
-            memory: from `look`; state: h and c, each (pictures, sequences, units).
+            memory: from `look`; state: as `look` gives it, for each sequence.
             words: (pictures, sequences) int32, the last words.
 
         Returns:
             log-probabilities (pictures, sequences, vocabulary) and the new state.
         """
         projected = self.word_projection(self.words(words))
-        state, context, _ = self.step(memory, state, self.lstm_words(projected))
-        logits = self.word_logits(tf.concat([state[0], context, projected], -1))
+        state, _ = self.step(memory, state, self.lstm_words(projected))
+        h, _, context = state
+        logits = self.word_logits(tf.concat([h, context, projected], -1))
         return tf.nn.log_softmax(logits), state
 
 

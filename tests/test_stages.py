@@ -1,0 +1,251 @@
+"""stages/: errors, timings, whose code runs; dvc.yaml: what each stage is said to depend on."""
+
+import ast
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from captioner import CaptionerError
+from stages import run_stage
+
+ROOT = Path(__file__).resolve().parent.parent
+SRC = ROOT / "src"
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+STAGES = DVC["stages"]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+def test_a_mistake_of_the_person_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def main():
+        raise CaptionerError("params.yaml: seed: 'x' is not allowed")
+
+    with pytest.raises(SystemExit) as left:
+        run_stage("train", main)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "train: params.yaml: seed: 'x' is not allowed\n"
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        run_stage("train", lambda: 1 / 0)
+    assert not (tmp_path / "reports").exists()
+
+
+def test_the_seconds_are_noted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    run_stage("train", lambda: ran.append("main"))
+    assert ran == ["main"]
+    noted = json.loads((tmp_path / "reports" / "timings" / "train.json").read_text())
+    assert set(noted) == {"seconds"} and 0 <= noted["seconds"] < 60
+
+
+def run(*arguments: str, cwd: Path = ROOT, path: str = "") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": path + os.pathsep + str(ROOT) if path else str(ROOT)},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_stage_checks_all_params_before_any_work(tmp_path):
+    raw = PARAMS | {"evaluate": PARAMS["evaluate"] | {"beam_width": 0}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    done = run("-m", "stages.download", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        "download: params.yaml: evaluate.beam_width: 0 is not allowed: "
+        "a whole number, at least 1, at most 100\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_bug_in_a_stage_is_exit_code_1():
+    done = run("-c", "from stages import run_stage; run_stage('x', lambda: 1 / 0)")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_stages_run_the_code_of_their_own_checkout(tmp_path):
+    """As in `dvc exp run --temp`, where another checkout is the one that is installed."""
+    fake = tmp_path / "captioner"
+    fake.mkdir()
+    (fake / "__init__.py").write_text("raise SystemExit('the code of another checkout')")
+    code = (
+        "import stages, sys, importlib\n"
+        f"for name in {sorted(STAGES)!r}: importlib.import_module(f'stages.{{name}}')\n"
+        "places = {m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'captioner'}\n"
+        "print(*sorted(places), sep='\\n')"
+    )
+    done = run("-c", code, path=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    places = done.stdout.split()
+    assert len(places) > 20 and all(Path(p).is_relative_to(SRC) for p in places)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_each_stage_is_a_module_that_does_nothing_when_imported(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(f"stages.{name}")
+    assert callable(module.main) and module.__doc__
+    assert STAGES[name]["cmd"] == f"python -m stages.{name}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stages_that_need_no_tensors_start_without_tensorflow():
+    names = ["download", "preprocess", "tokenize", "track"]
+    code = (
+        "import sys, importlib\n"
+        f"for name in {names!r}: importlib.import_module(f'stages.{{name}}')\n"
+        "assert not {'tensorflow', 'keras', 'mlflow'} & set(sys.modules)"
+    )
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+# Code that cannot change a result, so that a stage need not name it: a version and an exception;
+# what TensorFlow prints; how files come here (they are checked, and are dependencies themselves).
+NEUTRAL = {
+    f"src/captioner/{name}.py" for name in ("__init__", "quiet_tensorflow", "fetch", "transfer")
+}
+
+
+def location(module: str) -> str | None:
+    """A module of the package as a path in the repository; None for anything else."""
+    if module.split(".")[0] != "captioner":
+        return None
+    base = SRC.joinpath(*module.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path.relative_to(ROOT).as_posix()
+    return None
+
+
+def is_for_type_checkers(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+@cache
+def imports(path: str) -> frozenset[str]:
+    """The modules of the package that a file imports, at its top or later within functions."""
+    found: set[str | None] = set()
+    todo: list[ast.AST] = [ast.parse((ROOT / path).read_text(encoding="utf-8"))]
+    while todo:
+        node = todo.pop()
+        if is_for_type_checkers(node):
+            continue
+        todo += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            found |= {location(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            parts = {location(f"{node.module}.{alias.name}") for alias in node.names}
+            found |= parts - {None}
+            if None in parts:  # a name that the module itself defines
+                found.add(location(node.module))
+    return frozenset(found - {None})
+
+
+def needed(stage: str) -> set[str]:
+    """All modules of the package that a stage's script imports, directly or through others."""
+    found, todo = set(), {f"stages/{stage}.py"}
+    while todo:
+        path = todo.pop()
+        found.add(path)
+        todo |= imports(path) - found
+    return found
+
+
+def listed(stage: str) -> set[str]:
+    """The code among a stage's dependencies, folders taken apart."""
+    found = set()
+    for path in STAGES[stage]["deps"]:
+        if path.startswith(("src/", "stages/")):
+            assert (ROOT / path).exists(), path
+            files = (ROOT / path).rglob("*.py") if (ROOT / path).is_dir() else [ROOT / path]
+            found |= {file.relative_to(ROOT).as_posix() for file in files}
+    return found
+
+
+# MLflow runs this file itself; no import leads to it.
+BY_PATH = {"track": {"src/captioner/pyfunc.py"}}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_code_it_uses_and_on_no_other(stage):
+    expected = needed(stage) | BY_PATH.get(stage, set())
+    assert sorted(expected - listed(stage) - NEUTRAL) == [], (
+        "not in deps, so a change would go unseen"
+    )
+    assert sorted(listed(stage) - expected) == [], "in deps for nothing"
+    assert len(set(STAGES[stage]["deps"])) == len(STAGES[stage]["deps"])
+
+
+def test_imports_are_found_wherever_they_stand():
+    assert "src/captioner/bundle.py" in imports("src/captioner/cli.py")  # within a function
+    assert "src/captioner/metrics/tokenizer.py" in imports("src/captioner/text.py")
+    assert "src/captioner/datasets/flickr.py" in imports("stages/download.py")
+    assert imports("src/captioner/files.py") == frozenset()
+    assert imports("src/captioner/raster.py") == {"src/captioner/__init__.py"}
+
+
+def test_stages_are_fed_by_earlier_ones():
+    made: set[str] = set()
+    for name, stage in STAGES.items():
+        data = [p for p in stage["deps"] if not p.startswith(("src/", "stages/", "params.yaml"))]
+        assert set(data) <= made, f"{name} reads what no earlier stage writes"
+        made |= {next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]}
+    assert {path for path in DVC["metrics"] if str(Path(path).parent) in made} == set(
+        DVC["metrics"]
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_nothing_that_breaks_the_run_cache(stage):
+    assert STAGES[stage]["deps"] and STAGES[stage]["outs"]
+    assert not {"always_changed", "frozen", "foreach", "matrix"} & set(STAGES[stage])
+    for out in STAGES[stage]["outs"]:
+        options = next(iter(out.values())) if isinstance(out, dict) else {}
+        assert "persist" not in options
+    assert not any("://" in path for path in STAGES[stage]["deps"])
+
+
+@pytest.mark.parametrize("dataset", PARAMS["datasets"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_of_a_stage_are_there_for_every_data_set(stage, dataset):
+    for key in STAGES[stage].get("params", []):
+        value = PARAMS
+        for part in key.replace("${dataset}", dataset).split("."):
+            value = value[part]
+
+
+@pytest.mark.parametrize("stage", [name for name in STAGES if name != "track"])
+def test_a_stage_names_the_params_it_reads(stage):
+    """`params.a.b` in its script is covered by a key of dvc.yaml, and so is the row's part."""
+    named = [key.split(".") for key in STAGES[stage]["params"]]
+    text = (ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8")
+    chains = re.findall(r"\bparams((?:\.\w+)+)", text.replace("captioner.params", ""))
+    read = {tuple(chain.removeprefix(".").split(".")[:2]) for chain in chains}
+    read = {parts[:1] if parts[1:] == ("model_dump",) else parts for parts in read}
+    read -= {("model_dump",), ("dataset",), ("seed",)}
+    assert read
+    for parts in read:
+        section = parts[0]
+        if section != "download":
+            assert any(key[0] == section for key in named), parts
+        if any(section in row for row in PARAMS["datasets"].values()) and (
+            len(parts) == 1 or section == "download" or PARAMS[section].get(parts[1]) == "auto"
+        ):
+            assert ["datasets", "${dataset}", section] in named, parts
