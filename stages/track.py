@@ -2,7 +2,6 @@
 
 from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
 
-import os
 from pathlib import Path
 
 from captioner import tracking
@@ -16,7 +15,6 @@ def main() -> None:
     params = load_params()
     run = tracking.track(Path.cwd(), params.model_dump())
     scores = read_json("reports/evaluate/metrics.json")
-    store = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
 
     print(f"\n{params.dataset}, test pictures      score   floor ceiling")
     for key, name in MEASURES.items():
@@ -29,7 +27,7 @@ def main() -> None:
         " ceiling: a person's captions\n"
         "\nPictures and captions    reports/evaluate/gallery.png"
         f"\nThis run in MLflow       {run.name}{'' if run.new else ' (recorded earlier)'}"
-        f"\nAll runs                 mlflow ui --backend-store-uri {store}"
+        f"\nAll runs                 {run.viewer}"
         "\nCaption your pictures    captioner caption PICTURE_OR_FOLDER"
         "\nTry something else       dvc exp run -S train.units=512\n"
     )

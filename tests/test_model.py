@@ -59,7 +59,8 @@ def logits_of(model, features, caption) -> np.ndarray:
 def numpy_logits(model, features, caption) -> tuple[np.ndarray, np.ndarray]:
     """The whole model once more, in float64, for one caption: logits and attention weights.
 
-    Sources: Xu et al. 2015, section 3.1.2, but looking after reading (Luong et al. 2015); Hochreiter and Schmidhuber 1997 with forget gates.
+    Sources: Xu et al. 2015, section 3.1.2, but looking after reading (Luong et al. 2015);
+    Hochreiter and Schmidhuber 1997 with forget gates.
     """
 
     def dense(name, x):

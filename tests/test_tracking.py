@@ -21,6 +21,7 @@ PARAMS = {
     "train": {"units": 8, "learning_rate": 0.0015},
     "evaluate": {"beam_width": 3},
 }
+VIEWER = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
 HISTORY = [(1, 2.5, 0.1), (2, 2.0, 0.25), (3, 1.5, 0.4)]  # epoch, loss, val_cider_d
 
 
@@ -225,13 +226,14 @@ def test_no_lock_names_the_remedy(root):
 def test_adopts_the_trainers_run_then_has_nothing_to_do(root):
     trainer = train()
     first = tracking.track(root, PARAMS)
-    assert first == (trainer.run_id, "scenes", True)
+    name = f"scenes-{tracking.fingerprint(root / 'dvc.lock')[:7]}"
+    assert first == (trainer.run_id, name, True, VIEWER)
     assert_complete(first.run_id, root)
 
     state = (root / "mlruns" / "state").read_bytes()
     shutil.rmtree(root / "mlruns" / "captioner")  # a second call must not need or write artifacts
     (root / "mlruns" / "state").unlink()
-    assert tracking.track(root, PARAMS) == (trainer.run_id, "scenes", False)
+    assert tracking.track(root, PARAMS) == (trainer.run_id, name, False, VIEWER)
     assert (root / "mlruns" / "state").read_bytes() == state
     assert not (root / "mlruns" / "captioner").exists()
     assert len(runs()) == 1
@@ -254,7 +256,7 @@ def test_new_run_with_replayed_curves_where_the_training_is_recorded_already(roo
     assert sorted(widths) == ["3", "5", "7"]
 
     write_lock(root, beam_width=3)  # put back
-    assert tracking.track(root, PARAMS) == (first.run_id, first.name, False)
+    assert tracking.track(root, PARAMS) == first._replace(new=False)
     assert len(runs()) == 3
 
 
@@ -310,13 +312,25 @@ def test_dvc_names_the_run_and_keeps_the_store_in_the_parent_repository(root, mo
     monkeypatch.setenv("DVC_EXP_NAME", "roomy-cake")
     trainer = train()
     run = tracking.track(copy, PARAMS)
-    assert run == (trainer.run_id, "roomy-cake", True)
+    assert run == (trainer.run_id, "roomy-cake", True, VIEWER)
     assert (copy / "mlruns" / "state").is_file()
     assert not (copy / "mlflow.db").exists()
     assert not (root / "mlruns" / "state").exists()
     shutil.rmtree(copy)
     assert Path(client().download_artifacts(run.run_id, "captions.json")).is_file()
     assert (root / "mlflow.db").is_file()
+
+
+def test_relative_address_of_a_store_is_meant_from_the_top_folder(root, monkeypatch):
+    import mlflow
+
+    (root / "mlflow.db").rename(root / "other.db")
+    (root / "elsewhere").mkdir()
+    monkeypatch.chdir(root / "elsewhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    tracking.connect(root)
+    assert mlflow.get_tracking_uri() == f"sqlite:///{root}/other.db"
+    assert [path.name for path in root.rglob("*.db")] == ["other.db"]
 
 
 def run_track(root: str) -> None:
@@ -346,7 +360,7 @@ def test_track_killed_halfway_is_replaced_by_a_complete_run(root):
     predictions.unlink()
     os.mkfifo(predictions)  # whoever opens it waits for ever
     process = spawn(run_track, str(root))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while "dvc.lock" not in [item.path for item in client().list_artifacts(trainer.run_id)]:
         assert process.is_alive() and time.monotonic() < deadline, "track did not get that far"
         time.sleep(0.1)
@@ -372,7 +386,9 @@ def test_store_deleted_then_rebuilt(root, monkeypatch):
     process.join()
     assert process.exitcode == 0
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/./mlflow.db")  # looks afresh
+    alias = root.with_name("alias")  # another address, so that MLflow opens the file afresh
+    alias.symlink_to(root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{alias}/mlflow.db")
     tracking.connect()
     (run,) = runs()
     assert run.info.run_id != lost.run_id
@@ -390,7 +406,8 @@ def test_four_processes_at_once_on_a_new_store(root):
 
 
 def test_unreachable_server_stops_track_but_no_training(root, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens there
+    # Nobody listens there; and nobody should read the password.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = train()
     assert run.run_id is None
@@ -398,8 +415,9 @@ def test_unreachable_server_stops_track_but_no_training(root, monkeypatch, capsy
     assert errors.count("\n") == 0
     assert "no live curves" in errors and "127.0.0.1:9" in errors
     assert not (root / "reports/train_run.json").exists()
-    with pytest.raises(CaptionerError, match=r"http://127\.0\.0\.1:9 does not answer"):
+    with pytest.raises(CaptionerError, match=r"http://127\.0\.0\.1:9 does not answer") as failure:
         tracking.track(root, PARAMS)
+    assert "secret" not in errors + str(failure.value)
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert_complete(tracking.track(root, PARAMS).run_id, root)

@@ -16,7 +16,7 @@ from captioner.model import CaptionModel, ModelConfig
 from captioner.text import END, START
 from captioner.training import Settings, State, Trainer, smoothed_cross_entropy
 
-CONFIG = ModelConfig(vocabulary=9, word_size=5, cells=4, channels=6, units=8, attention_units=5)
+CONFIG = ModelConfig(vocabulary=9, word_size=5, cells=4, channels=6, units=64, attention_units=8)
 SETTINGS = Settings(
     epochs=4,
     pictures_per_batch=2,

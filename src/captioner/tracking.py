@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 EXPERIMENT = "captioner"
+DEFAULT_STORE = "sqlite:///mlflow.db"
 MODEL = "captioner"  # a run's model is runs:/RUN_ID/captioner
 COMPLETE = "captioner.fingerprint"  # tag of a complete run
 CLAIMED = "captioner.tracking"  # tag of a run that `track` has begun to write
@@ -57,9 +59,9 @@ MLFLOW_ENVIRONMENT = {
 def connect(root: Path | None = None) -> str:
     """Point MLflow at the store and its experiment `captioner`, made where missing; return its id.
 
-    The store is MLFLOW_TRACKING_URI, else mlflow.db in DVC_ROOT (DVC sets it for every stage, in
+    The store is MLFLOW_TRACKING_URI, else mlflow.db, in DVC_ROOT (DVC sets it for every stage, in
     temporary experiments to the parent repository), else in `root`, else in the working folder.
-    Artifacts of local stores lie under mlruns beside mlflow.db; a server decides for itself.
+    Artifacts of local stores lie there under mlruns; a server decides for itself.
 
     Raises:
         CaptionerError: the store cannot be reached, or the experiment was deleted.
@@ -72,7 +74,9 @@ def connect(root: Path | None = None) -> str:
         logging.getLogger(name).setLevel(logging.ERROR)
     root = _store_root(root)
     chosen = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = chosen or f"sqlite:///{(root / 'mlflow.db').as_posix()}"
+    uri = chosen or DEFAULT_STORE
+    if uri.startswith("sqlite:///"):  # a relative path is meant from the top folder
+        uri = f"sqlite:///{(root / uri.removeprefix('sqlite:///')).as_posix()}"
     mlflow.set_tracking_uri(uri)
     if not chosen:  # MLflow sets it too; a second checkout in this process would take it for a wish
         os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -83,7 +87,10 @@ def connect(root: Path | None = None) -> str:
     except CaptionerError:
         raise
     except Exception as error:  # the store's own: network, disk, SQL, versions
-        raise CaptionerError(f"MLflow at {uri} does not answer: {_one_line(error)}") from error
+        raise CaptionerError(
+            f"MLflow at {_public(uri)} does not answer; start or mend it, or choose another store "
+            f"with MLFLOW_TRACKING_URI ({_public(error)})"
+        ) from error
     return experiment_id
 
 
@@ -109,15 +116,17 @@ def _experiment(client: "MlflowClient", uri: str, root: Path) -> str:
         return client.create_experiment(EXPERIMENT, artifact_location=location)
     if experiment.lifecycle_stage == "deleted":
         raise CaptionerError(
-            f"MLflow at {uri}: the experiment `{EXPERIMENT}` was deleted; bring it back with "
-            f"`mlflow experiments restore -x {experiment.experiment_id}` or empty the bin with "
-            "`mlflow gc`"
+            f"MLflow at {_public(uri)}: the experiment `{EXPERIMENT}` was deleted; bring it back "
+            f"with `mlflow experiments restore -x {experiment.experiment_id}` or empty the bin "
+            "with `mlflow gc`"
         )
     return experiment.experiment_id
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _public(message: object) -> str:
+    """Return a message as one line of moderate length, with no password of a server's address."""
+    line = " ".join(str(message).split()) or type(message).__name__
+    return re.sub(r"//[^/@\s]+@", "//", line)[:200]
 
 
 class TrainingRun:
@@ -189,7 +198,7 @@ class TrainingRun:
         except Exception as error:  # whatever it is, it is not worth an hour of training
             self._client = None
             print(
-                f"train: no live curves from here on ({_one_line(error)}); `track` logs all epochs",
+                f"train: no live curves from here on ({_public(error)}); `track` logs all epochs",
                 file=sys.stderr,
             )
 
@@ -243,11 +252,12 @@ def _git(checkout: Path, *arguments: str) -> str:
 
 
 class Tracked(NamedTuple):
-    """The complete run of the pipeline's state, and whether it was written just now."""
+    """The complete run of the pipeline's state; whether it is new; what opens the store."""
 
     run_id: str
     name: str
     new: bool
+    viewer: str
 
 
 def track(root: Path, params: Mapping[str, Any]) -> Tracked:
@@ -278,13 +288,16 @@ def track(root: Path, params: Mapping[str, Any]) -> Tracked:
         if run is None:
             while half_written := _find(client, experiment_id, CLAIMED, state):
                 _delete(client, half_written)
-            run = _adopt(client, root, params) or _new_run(
-                client, experiment_id, f"{params['dataset']}-{state[:7]}", root
-            )
+            name = os.environ.get("DVC_EXP_NAME") or f"{params['dataset']}-{state[:7]}"
+            run = _adopt(client, root, params) or _new_run(client, experiment_id, name, root)
+            client.update_run(run.info.run_id, status="RUNNING", name=name)
             _complete(client, run.info.run_id, root, params, state)
+            run = client.get_run(run.info.run_id)
     with atomic_file(root / "mlruns" / "state") as temporary:
         temporary.write_text(state + "\n", encoding="utf-8")
-    return Tracked(run.info.run_id, run.info.run_name or "", new)
+    store = _public(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE)
+    viewer = store if store.startswith("http") else f"mlflow ui --backend-store-uri {store}"
+    return Tracked(run.info.run_id, run.info.run_name or "", new, viewer)
 
 
 def fingerprint(lock: Path) -> str:
@@ -350,7 +363,6 @@ def _complete(
 ) -> None:
     """Write everything into a run; the tag that makes it count comes last."""
     client.set_tag(run_id, CLAIMED, state)
-    client.update_run(run_id, status="RUNNING")
     stages = _stages(root / "dvc.lock")
     _log_params(client, run_id, params)
     for stage in sorted(stages):

@@ -27,7 +27,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Something of the source that cannot be used: `image_id`, a short `reason`, and the `detail`."""
+    """What cannot be used of a source: `image_id`, a short `reason`, and the `detail`."""
 
     image_id: str
     reason: str
