@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from captioner.cnn import content_labels, train_cnn
+from captioner.determinism import make_deterministic
 from captioner.encoder import (
     BACKBONES,
     build_encoder,
     find_weights,
-    make_deterministic,
     save_encoder,
 )
 from captioner.files import atomic_file, atomic_folder, write_json

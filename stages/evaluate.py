@@ -11,7 +11,7 @@ import numpy as np
 from captioner import examples
 from captioner.datasets.scene_truth import truthful
 from captioner.decoding import Decoder
-from captioner.encoder import make_deterministic
+from captioner.determinism import make_deterministic
 from captioner.evaluation import evaluate_captions, length_histogram, predictions_table
 from captioner.files import atomic_file, write_json
 from captioner.gallery import choose_exhibits, draw_gallery

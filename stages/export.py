@@ -10,7 +10,8 @@ import pandas as pd
 from PIL import Image
 
 from captioner import bundle, embeddings
-from captioner.encoder import load_encoder, make_deterministic
+from captioner.determinism import make_deterministic
+from captioner.encoder import load_encoder
 from captioner.files import atomic_folder, write_json
 from captioner.images import read_pictures
 from captioner.model import load_captioner

@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 from tqdm import tqdm
 
-from captioner.encoder import extract_features, load_encoder, make_deterministic
+from captioner.determinism import make_deterministic
+from captioner.encoder import extract_features, load_encoder
 from captioner.files import atomic_folder, write_json
 from captioner.images import batches, read_pictures, write_table
 from captioner.params import load_params

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from captioner import decoding, examples, model, training
-from captioner.encoder import make_deterministic
-from captioner.evaluation import validator
+from captioner.determinism import make_deterministic
 from captioner.files import atomic_file, atomic_folder, digest, write_json
 from captioner.params import load_params
 from captioner.text import Vocabulary
 from captioner.tracking import TrainingRun
+from captioner.validation import validator
 
 REPORTS = Path("reports/train")
 SETTINGS = set(training.Settings.__annotations__)

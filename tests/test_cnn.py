@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from captioner import CaptionerError
 from captioner.cnn import LAYERS, build_cnn, content_labels, train_cnn
-from captioner.encoder import make_deterministic
+from captioner.determinism import make_deterministic
 
 SIZE = 32
 SETTINGS = {"epochs": 2, "batch_size": 8, "learning_rate": 0.005, "seed": 5}

@@ -10,6 +10,7 @@ from keras import applications
 from PIL import Image
 
 from captioner import CaptionerError
+from captioner.determinism import make_deterministic
 from captioner.encoder import (
     BACKBONES,
     build_encoder,
@@ -17,7 +18,6 @@ from captioner.encoder import (
     find_weights,
     grid_function,
     load_encoder,
-    make_deterministic,
     save_encoder,
 )
 

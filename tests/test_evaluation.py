@@ -4,11 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from captioner.evaluation import evaluate_captions, length_histogram, predictions_table, validator
-from captioner.examples import Examples
+from captioner.evaluation import evaluate_captions, length_histogram, predictions_table
 from captioner.metrics import caption_scores
-from captioner.metrics.cider import CiderD
-from captioner.text import END, SPECIALS, START, Vocabulary
 
 REFERENCES = [
     ["a red circle", "one red circle on grey", "a big red circle"],
@@ -112,35 +109,3 @@ def test_predictions_are_one_row_for_each_picture():
     }
     for name in ("cider_d", "rouge_l"):
         assert [row[name] for row in rows] == list(scores.per_picture[name])
-
-
-def test_validator_scores_greedy_captions_of_its_rows(monkeypatch):
-    """A decoder that says for each picture the words whose ids its features hold."""
-    words = ["a", "red", "blue", "circle", "star"]
-    vocabulary = Vocabulary((*SPECIALS, *words), (0, 2, 2, 0, 9, 8, 7, 6, 5))
-    made = []
-
-    class Decoder:
-        def __init__(self, model, **settings):
-            made.append((model, settings))
-
-        def __call__(self, features):
-            return features[:, 0].astype(int), None
-
-    monkeypatch.setattr("captioner.decoding.Decoder", Decoder)
-    said = [[9, 9, 9], [4, 5, 7], [4, 6, 8], [9, 9, 9]]  # -, a red circle, a blue star, -
-    features = np.array(said, np.float16)[:, None]
-    tokens = np.full((2, 1, 5), START)
-    tokens[..., -1] = END
-    references = [["a red circle", "a circle"], ["a red star", "a star"]]
-    examples = Examples(features, np.array([1, 2]), tokens)
-    score = validator("the model", vocabulary, examples, references)
-    assert made == [
-        ("the model", {"beam_width": 1, "max_length": 3, "length_penalty": 0.0, "batch_size": 64})
-    ]
-    expected = CiderD([[r.split() for r in picture] for picture in references]).score(
-        [["a", "red", "circle"], ["a", "blue", "star"]]
-    )
-    assert score() == {"val_cider_d": pytest.approx(expected.mean())}
-    features[2] = [[4, 5, 8]]  # the model has learnt: a red star
-    assert score()["val_cider_d"] > expected.mean()

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from captioner import CaptionerError
 from captioner.decoding import Decoder
-from captioner.encoder import make_deterministic
+from captioner.determinism import make_deterministic
 from captioner.examples import Examples
 from captioner.model import CaptionModel, ModelConfig
 from captioner.text import END, START
@@ -90,7 +90,7 @@ def test_label_smoothing_by_hand():
     assert float(plain) == pytest.approx(float(loss) / 2)
 
 
-PATIENT = {"epochs": 15, "dropout": 0.1, "label_smoothing": 0.0, "patience": 15}
+PATIENT = {"epochs": 20, "dropout": 0.1, "label_smoothing": 0.0, "patience": 20}
 
 
 def correct(trainer: Trainer):

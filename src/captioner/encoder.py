@@ -192,9 +192,3 @@ def extract_features(
 
 def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-
-
-def make_deterministic(seed: int) -> None:
-    """Same seed, same machine kind: same bytes. Call before anything is built."""
-    keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()

@@ -4,17 +4,14 @@ The floor is the best constant caption (said of every picture), the ceiling a pe
 scored against the other people's. Without them nobody can read a CIDEr-D of 0.5.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from captioner.examples import Examples
 from captioner.metrics import CaptionScores, caption_scores, constant_floor, human_ceiling
-from captioner.metrics.cider import CiderD
 from captioner.metrics.tokenizer import tokenize
-from captioner.text import Vocabulary
 
 
 def evaluate_captions(
@@ -61,33 +58,6 @@ def length_histogram(captions: Sequence[str], references: Sequence[Sequence[str]
         for name, lengths in (("generated", own), ("references", people))
     }
     return pd.DataFrame({"words": range(longest + 1), **shares})
-
-
-def validator(
-    model, vocabulary: Vocabulary, examples: Examples, references: Sequence[Sequence[str]]
-) -> Callable[[], dict[str, float]]:
-    """Free-running scores of a model in training: greedy captions, `val_cider_d`.
-
-    Args:
-        model: a `CaptionModel`; its weights of the moment count at each call.
-        vocabulary: its words.
-        examples: the validation split.
-        references: its captions, in the order of `examples.rows`.
-    """
-    from captioner.decoding import Decoder
-
-    scorer = CiderD([[tokenize(caption) for caption in picture] for picture in references])
-    longest = examples.tokens.shape[-1] - 2
-    decode = Decoder(model, beam_width=1, max_length=longest, length_penalty=0.0, batch_size=64)
-
-    def score() -> dict[str, float]:
-        # The rows of a split lie together: a slice of the memory map, no copy.
-        first, last = examples.rows[0], examples.rows[-1] + 1
-        words, _ = decode(examples.features[first:last])
-        captions = [vocabulary.decode(row).split() for row in words]
-        return {"val_cider_d": float(scorer.score(captions).mean())}
-
-    return score
 
 
 def predictions_table(

@@ -216,9 +216,15 @@ def _is_open(client: "MlflowClient", run_id: str) -> bool:
     return run.info.lifecycle_stage == "active" and CLAIMED not in run.data.tags
 
 
-def _new_run(client: "MlflowClient", experiment_id: str, name: str | None, checkout: Path) -> "Run":
+def _new_run(
+    client: "MlflowClient",
+    experiment_id: str,
+    name: str | None,
+    checkout: Path,
+    tags: Mapping[str, str] | None = None,
+) -> "Run":
     """Open a run, named by DVC's experiment or else `name`; tags say what it is made with."""
-    tags = {"mlflow.source.name": Path(sys.argv[0]).name, "device": _device()}
+    tags = {**(tags or {}), "mlflow.source.name": Path(sys.argv[0]).name, "device": _device()}
     tags["version.python"] = platform.python_version()
     for package in ("captioner", "mlflow", "dvc", *PACKAGES):
         with suppress(metadata.PackageNotFoundError):
@@ -278,7 +284,7 @@ def track(root: Path, params: Mapping[str, Any]) -> Tracked:
     root, params = root.resolve(), flatten(params)
     state = fingerprint(root / "dvc.lock")
     experiment_id = connect(root)
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient, MlflowException
 
     client = MlflowClient()
     # One at a time: two experiments that end together must not both find the run missing.
@@ -289,9 +295,18 @@ def track(root: Path, params: Mapping[str, Any]) -> Tracked:
             while half_written := _find(client, experiment_id, CLAIMED, state):
                 _delete(client, half_written)
             name = os.environ.get("DVC_EXP_NAME") or f"{params['dataset']}-{state[:7]}"
-            run = _adopt(client, root, params) or _new_run(client, experiment_id, name, root)
+            run = _adopt(client, root, params) or _new_run(
+                client, experiment_id, name, root, {CLAIMED: state}
+            )
+            client.set_tag(run.info.run_id, CLAIMED, state)
             client.update_run(run.info.run_id, status="RUNNING", name=name)
-            _complete(client, run.info.run_id, root, params, state)
+            try:
+                _complete(client, run.info.run_id, root, params)
+            except MlflowException as error:  # a server that went away, a full disk
+                raise CaptionerError(
+                    f"MLflow failed halfway ({_public(error)}); `dvc repro` writes the run anew"
+                ) from error
+            client.set_tag(run.info.run_id, COMPLETE, state)
             run = client.get_run(run.info.run_id)
     with atomic_file(root / "mlruns" / "state") as temporary:
         temporary.write_text(state + "\n", encoding="utf-8")
@@ -358,11 +373,8 @@ def _adopt(client: "MlflowClient", root: Path, params: Mapping[str, Any]) -> "Ru
     return run
 
 
-def _complete(
-    client: "MlflowClient", run_id: str, root: Path, params: Mapping[str, Any], state: str
-) -> None:
-    """Write everything into a run; the tag that makes it count comes last."""
-    client.set_tag(run_id, CLAIMED, state)
+def _complete(client: "MlflowClient", run_id: str, root: Path, params: Mapping[str, Any]) -> None:
+    """Write everything into a run that has at most the trainer's params and epochs."""
     stages = _stages(root / "dvc.lock")
     _log_params(client, run_id, params)
     for stage in sorted(stages):
@@ -373,7 +385,6 @@ def _complete(
     _log_datasets(client, run_id, str(params["dataset"]), stages)
     _log_model(run_id, root / "models" / "bundle")
     client.set_terminated(run_id, "FINISHED")
-    client.set_tag(run_id, COMPLETE, state)
 
 
 def _log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
