@@ -438,6 +438,19 @@ def test_store_that_fails_in_the_middle_of_training(root, capsys):
     assert_complete(run.run_id, root)  # with the two epochs that it missed
 
 
+def test_failure_of_the_store_in_the_middle_of_track_is_one_line_and_leaves_no_run(root):
+    report = root / "reports" / "evaluate" / "metrics.json"
+    metrics = report.read_text()
+    report.write_text('{"a*b": 1}')  # a name that MLflow refuses
+    with pytest.raises(CaptionerError, match=r"MLflow failed halfway .*a\*b.* `dvc repro`"):
+        tracking.track(root, PARAMS)
+    assert not (root / "mlruns" / "state").exists()
+    report.write_text(metrics)
+    run = tracking.track(root, PARAMS)
+    assert_complete(run.run_id, root)
+    assert len(runs()) == 1
+
+
 def test_deleted_experiment_names_the_remedy(root):
     experiment_id = tracking.connect()
     client().delete_experiment(experiment_id)
