@@ -54,10 +54,10 @@ def main() -> None:
     with atomic_file(REPORTS / "history.csv") as path:
         pd.DataFrame(progress.history).to_csv(path, index=False)
     best = progress.history[progress.best_epoch - 1]
-    metrics = {"best_epoch": progress.best_epoch, "epochs": progress.epoch} | {
-        name: best[name] for name in ("loss", "val_loss", "val_cider_d")
-    }
-    write_json(REPORTS / "metrics.json", metrics | {"parameters": captioner.count_params()})
+    # Under names of their own: MLflow's curves of these end with the last epoch.
+    metrics = {f"best_{name}": best[name] for name in ("epoch", "loss", "val_loss", "val_cider_d")}
+    metrics |= {"epochs": progress.epoch, "parameters": captioner.count_params()}
+    write_json(REPORTS / "metrics.json", metrics)
     run.sign(Path("models/captioner"))
     run.close()
     state.remove()

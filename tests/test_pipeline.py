@@ -4,21 +4,31 @@ The tests share one finished pipeline, since each stage that needs TensorFlow ta
 counts the runs before and after and puts back what it changes, so that any of them may run alone.
 """
 
+import contextlib
+import io
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
+from urllib.request import urlopen
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from captioner import tracking
+from captioner.datasets.scene_captions import captions
+from captioner.datasets.scene_drawing import draw, sample_facts
+from captioner.encoder import BACKBONES
 from captioner.params import load_params
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -309,3 +319,101 @@ def test_training_killed_in_a_rebuild_from_nothing_goes_on_to_the_same_bytes(pip
     assert run.info.run_id == killed
     assert_complete(pipeline, run)
     assert pipeline.call("git", "diff", "dvc.lock") == ""  # equal bytes, also of the weights
+
+
+def readme_commands() -> list[str]:
+    """The lines of the README's blocks of shell commands."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def tiny_flickr(folder: Path) -> None:
+    """Flickr8k, GloVe and MobileNetV2 in the layout of the published files, in a few kilobytes."""
+    import h5py
+    import keras
+    from keras.src.legacy.saving import legacy_h5_format
+
+    rng = np.random.default_rng(8)
+    names, tokens = [], []
+    with zipfile.ZipFile(folder / "Flickr8k_Dataset.zip", "w") as archive:
+        for number in range(20):
+            facts = sample_facts(rng)
+            names.append(f"{1000 + number}_{number:010x}.jpg")
+            buffer = io.BytesIO()
+            draw(facts, 96, rng).save(buffer, "JPEG")
+            archive.writestr(f"Flicker8k_Dataset/{names[-1]}", buffer.getvalue())
+            for place, caption in enumerate(captions(facts, rng)):
+                tokens.append(f"{names[-1]}#{place}\t{caption} .\n")
+    with zipfile.ZipFile(folder / "Flickr8k_text.zip", "w") as archive:
+        archive.writestr("Flickr8k.token.txt", "".join(tokens))
+        for split, first, last in (("train", 0, 12), ("dev", 12, 16), ("test", 16, 20)):
+            listing = "".join(f"{name}\n" for name in names[first:last])
+            archive.writestr(f"Flickr_8k.{split}Images.txt", listing)
+    with zipfile.ZipFile(folder / "glove.6B.zip", "w") as archive:
+        lines = []
+        for word in ("a", "small", "large", "red", "blue", "circle", "star", "square"):
+            lines.append(" ".join([word, *(f"{x:.4f}" for x in rng.normal(size=50))]) + "\n")
+        archive.writestr("glove.6B.50d.txt", "".join(lines))
+    keras.utils.set_random_seed(8)
+    network = keras.applications.MobileNetV2(
+        input_shape=(224, 224, 3), include_top=False, weights=None
+    )
+    with h5py.File(folder / BACKBONES["mobilenet_v2"].weights, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, network)
+
+
+def test_every_command_of_the_readme(pipeline, tmp_path):
+    """Those that set up are what CI does: it takes the test command out of the README itself."""
+    set_up = [line for line in readme_commands() if line.startswith(("python3 -m venv", "pip "))]
+    assert len(set_up) == 3
+    assert set_up[1].endswith("&& dvc repro") and set_up[2].endswith("&& pytest")
+    (pipeline.folder / "holidays").mkdir()
+    rng = np.random.default_rng(3)
+    for name in ("beach.png", "hills.jpg"):
+        draw(sample_facts(rng), 120, rng).save(pipeline.folder / "holidays" / name)
+    tiny_flickr(tmp_path)
+    pipeline.environment["CAPTIONER_MIRROR"] = str(tmp_path)
+
+    said = {}
+    for line in readme_commands():
+        if line in set_up:
+            continue
+        if line.startswith("mlflow ui"):
+            said[line] = mlflow_page(pipeline, line)
+        else:
+            said[line] = pipeline.call("bash", "-c", line)
+    expected = {
+        "captioner caption": "holidays/hills.jpg\t",
+        "dvc exp run -S train.units=512": "Running stage 'train'",
+        "dvc exp show": "train.units",
+        "dvc params diff": "train.units",
+        "dvc metrics show": "cider_d",
+        "dvc plots show": "index.html",
+        "mlflow ui": "<title>MLflow</title>",
+        "dvc exp run -S dataset=flickr8k": "flickr8k, test pictures",
+    }
+    for line, output in said.items():
+        (text,) = [text for start, text in expected.items() if line.startswith(start)]
+        assert text in output, line
+    assert len(said) == len(expected)
+
+
+def mlflow_page(pipeline: Pipeline, command: str) -> str:
+    """The first page of the server that `command` starts, on a free port; then it is stopped."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = pipeline.start("bash", "-c", f"exec {command} --port {port} > /dev/null 2>&1")
+    try:
+        for _ in range(600):
+            assert process.poll() is None, "the server stopped by itself"
+            with (
+                contextlib.suppress(OSError),
+                urlopen(f"http://127.0.0.1:{port}/", timeout=5) as page,
+            ):
+                return page.read().decode()
+            time.sleep(0.1)
+        raise AssertionError("no answer")
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()

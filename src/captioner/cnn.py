@@ -19,7 +19,7 @@ from tqdm import tqdm
 from captioner import CaptionerError
 
 # Convolutions of 3x3 with this many filters; a pooling of 2x2 halves the grid at each "pool".
-LAYERS = (16, "pool", 32, 48, "pool", 64, 96, "pool", 128)
+LAYERS = (16, "pool", 32, 48, "pool", 64, 128, "pool")
 
 
 def build_cnn(size: int) -> keras.Model:
@@ -92,8 +92,12 @@ def train_cnn(
     numbers, labels = train
     steps = -(-len(numbers) // batch_size)
     head = _build_head(encoder, labels.shape[1], seed)
+    warm_up = min(100, steps)
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps * epochs, warmup_target=learning_rate, warmup_steps=min(100, steps)
+        learning_rate / warm_up,
+        max(1, steps * epochs - warm_up),
+        warmup_target=learning_rate,
+        warmup_steps=warm_up,
     )
     optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
     weights = encoder.trainable_variables + head.trainable_variables

@@ -60,6 +60,7 @@ class CaptionModel(keras.Model):
         super().__init__(name="captioner")
         self.config = config
         start = "zeros" if word_vectors is None else keras.initializers.Constant(word_vectors)
+        scatter = keras.initializers.RandomNormal(stddev=0.2)
         units = config.units
         self.words = layers.Embedding(
             config.vocabulary, config.word_size, embeddings_initializer=start, name="words"
@@ -68,11 +69,14 @@ class CaptionModel(keras.Model):
         self.cell_projection = layers.Dense(units, activation="relu", name="cell_projection")
         # The CNN's cells hardly know where they are; "left of" needs it.
         self.cell_positions = layers.Embedding(
-            config.cells, units, embeddings_initializer="zeros", name="cell_positions"
+            config.cells, units, embeddings_initializer=scatter, name="cell_positions"
         )
         self.attention_keys = layers.Dense(config.attention_units, name="attention_keys")
         self.attention_query = layers.Dense(
             config.attention_units, use_bias=False, name="attention_query"
+        )
+        self.attention_coverage = layers.Dense(
+            config.attention_units, use_bias=False, name="attention_coverage"
         )
         self.attention_score = layers.Dense(1, use_bias=False, name="attention_score")
         self.initial_state = layers.Dense(2 * units, activation="tanh", name="initial_state")
@@ -104,28 +108,38 @@ class CaptionModel(keras.Model):
         Returns:
             memory: projected cells (pictures, cells, units) and their keys
                 (pictures, cells, attention_units).
-            state: h and c of the LSTM, each (pictures, 1, units), and the first context: the mean
-                cell (pictures, 1, units).
+            state: h and c of the LSTM, each (pictures, 1, units), the first context: the mean
+                cell (pictures, 1, units), and coverage (pictures, 1, cells), zeros.
         """
         cells = self.cell_projection(tf.cast(features, tf.float32))
         cells += self.cell_positions(tf.range(self.config.cells))
         mean = tf.reduce_mean(cells, 1, keepdims=True)
         h, c = tf.split(self.initial_state(mean), 2, -1)
-        return (cells, self.attention_keys(cells)), (h, c, mean)
+        return (cells, self.attention_keys(cells)), (
+            h,
+            c,
+            mean,
+            tf.zeros_like(cells[:, None, :, 0]),
+        )
 
-    def attend(self, memory: tuple[tf.Tensor, tf.Tensor], h: tf.Tensor):
-        """Additive attention: score = v . tanh(W cell + U h).
+    def attend(self, memory: tuple[tf.Tensor, tf.Tensor], h: tf.Tensor, coverage: tf.Tensor):
+        """Additive attention with coverage: score = v . tanh(W cell + U h + w coverage).
+
+        Coverage, the sum of a cell's weights so far, tells what was looked at already (See et al.
+        2017, section 2.3): else the second object of a scene is all too often the first again.
 
         Args:
             memory: from `look`.
             h: (pictures, sequences, units).
+            coverage: (pictures, sequences, cells).
 
         Returns:
             context (pictures, sequences, units), weights (pictures, sequences, cells).
         """
         cells, keys = memory
         query = self.attention_query(h)
-        scores = self.attention_score(tf.tanh(keys[:, None] + query[:, :, None]))[..., 0]
+        covered = self.attention_coverage(coverage[..., None])
+        scores = self.attention_score(tf.tanh(keys[:, None] + query[:, :, None] + covered))[..., 0]
         weights = tf.nn.softmax(scores)
         return tf.matmul(weights, cells), weights
 
@@ -143,13 +157,13 @@ class CaptionModel(keras.Model):
         Returns:
             state, attention weights (pictures, sequences, cells).
         """
-        h, c, context = state
+        h, c, context, coverage = state
         gates = gates_of_words + self.lstm_recurrent(tf.concat([context, h], -1))
         i, f, g, o = tf.split(gates, 4, -1)
         c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
         h = tf.sigmoid(o) * tf.tanh(c)
-        context, weights = self.attend(memory, h)
-        return (h, c, context), weights
+        context, weights = self.attend(memory, h, coverage)
+        return (h, c, context, coverage + weights), weights
 
     def logits(self, features: tf.Tensor, tokens: tf.Tensor, dropout: "Dropout | None" = None):
         """Teacher forcing: logits of each real next word of given captions.
@@ -172,7 +186,7 @@ class CaptionModel(keras.Model):
         outputs = []
         for gates_now in gates:  # unrolled: one graph for each padded length
             state, _ = self.step(memory, state, gates_now)
-            h, _, context = state
+            h, _, context, _ = state
             outputs.append(tf.concat([h, context], -1))
         outputs = tf.concat([tf.stack(outputs, axis=2), words], -1)
         real = targets != PAD  # the vocabulary softmax costs most: real words only
@@ -195,7 +209,7 @@ class CaptionModel(keras.Model):
         """
         projected = self.word_projection(self.words(words))
         state, _ = self.step(memory, state, self.lstm_words(projected))
-        h, _, context = state
+        h, _, context, _ = state
         logits = self.word_logits(tf.concat([h, context, projected], -1))
         return tf.nn.log_softmax(logits), state
 

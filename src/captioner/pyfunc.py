@@ -1,6 +1,6 @@
 """The bundle as an MLflow model, for `mlflow models serve`, batch scoring and model registries.
 
-MLflow runs this file itself ("models from code") when a logged model is loaded; `tracking.py` hands
+MLflow runs this file itself ("models from code") when a logged model is loaded; `tracking/` hands
 it over by path, and nothing imports it. It turns requests into bytes; the rest is `bundle.py`'s.
 """
 

@@ -1,0 +1,180 @@
+"""Where the runs are: MLflow's store, the experiment in it, and how a run is opened and found.
+
+A new store is made under a lock, since several processes that migrate one SQLite database at the
+same time spoil it. A new run says what it is made with: versions, commit, processor and graphics
+cards.
+"""
+
+import getpass
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from captioner import CaptionerError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+EXPERIMENT = "captioner"
+DEFAULT_STORE = "sqlite:///mlflow.db"
+# What the package and its bundle import: their versions are tags of a run, and the model's needs.
+PACKAGES = ["tensorflow", "keras", "h5py", "numpy", "pandas", "pyarrow", "pillow", "pyyaml"]
+PACKAGES += ["pydantic", "filelock"]
+
+# MLflow's own defaults send usage data, and keep a training waiting for a dead server for minutes.
+MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+}
+
+
+def connect(root: Path | None = None) -> str:
+    """Point MLflow at the store and its experiment `captioner`, made where missing; return its id.
+
+    The store is MLFLOW_TRACKING_URI, else mlflow.db, in DVC_ROOT (DVC sets it for every stage, in
+    temporary experiments to the parent repository), else in `root`, else in the working folder.
+    Artifacts of local stores lie there under mlruns; a server decides for itself.
+
+    Raises:
+        CaptionerError: the store cannot be reached, or the experiment was deleted.
+    """
+    for variable, value in MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    import mlflow
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    root = _store_root(root)
+    chosen = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = chosen or DEFAULT_STORE
+    if uri.startswith("sqlite:///"):  # a relative path is meant from the top folder
+        uri = f"sqlite:///{(root / uri.removeprefix('sqlite:///')).as_posix()}"
+    mlflow.set_tracking_uri(uri)
+    if not chosen:  # MLflow sets it too; a second checkout in this process would take it for a wish
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    try:
+        with _database_lock(uri):
+            experiment_id = _experiment(mlflow.MlflowClient(), uri, root)
+            mlflow.set_experiment(experiment_id=experiment_id)
+    except CaptionerError:
+        raise
+    except Exception as error:  # the store's own: network, disk, SQL, versions
+        raise CaptionerError(
+            f"MLflow at {public(uri)} does not answer; start or mend it, or choose another store "
+            f"with MLFLOW_TRACKING_URI ({public(error)})"
+        ) from error
+    return experiment_id
+
+
+def _store_root(root: Path | None) -> Path:
+    return Path(os.environ.get("DVC_ROOT") or root or Path.cwd()).resolve()
+
+
+def _database_lock(uri: str) -> Any:
+    """A lock beside an SQLite database, which several processes would else migrate at once."""
+    if not uri.startswith("sqlite:///"):
+        return nullcontext()
+    database = Path(uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{database}.lock")
+
+
+def track_lock(root: Path) -> FileLock:
+    """One `track` at a time: two that end together must not both find the run missing."""
+    return FileLock(_store_root(root) / "mlflow.db.track.lock")
+
+
+def _experiment(client: "MlflowClient", uri: str, root: Path) -> str:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        local = "://" not in uri or uri.startswith(("sqlite:", "file:"))
+        # MLflow's default is ./mlruns, which a temporary experiment throws away with its folder.
+        location = (root / "mlruns" / EXPERIMENT).as_uri() if local else None
+        return client.create_experiment(EXPERIMENT, artifact_location=location)
+    if experiment.lifecycle_stage == "deleted":
+        raise CaptionerError(
+            f"MLflow at {public(uri)}: the experiment `{EXPERIMENT}` was deleted; bring it back "
+            f"with `mlflow experiments restore -x {experiment.experiment_id}` or empty the bin "
+            "with `mlflow gc`"
+        )
+    return experiment.experiment_id
+
+
+def viewer() -> str:
+    """Return what shows the store to a person: a server's address, or the command to start one."""
+    store = public(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE)
+    return store if store.startswith("http") else f"mlflow ui --backend-store-uri {store}"
+
+
+def public(message: object) -> str:
+    """Return a message as one line of moderate length, with no password of a server's address."""
+    line = " ".join(str(message).split()) or type(message).__name__
+    return re.sub(r"//[^/@\s]+@", "//", line)[:200]
+
+
+def new_run(
+    client: "MlflowClient",
+    experiment_id: str,
+    name: str | None,
+    checkout: Path,
+    tags: Mapping[str, str] | None = None,
+) -> "Run":
+    """Open a run, named by DVC's experiment or else `name`; tags say what it is made with."""
+    tags = {**(tags or {}), "mlflow.source.name": Path(sys.argv[0]).name, "device": _device()}
+    tags["version.python"] = platform.python_version()
+    for package in ("captioner", "mlflow", "dvc", *PACKAGES):
+        with suppress(metadata.PackageNotFoundError):
+            tags[f"version.{package}"] = metadata.version(package)
+    with suppress(OSError, KeyError):  # a container may run under a number without a name
+        tags["mlflow.user"] = getpass.getuser()
+    with suppress(OSError, subprocess.CalledProcessError):  # no git, or no repository
+        tags["mlflow.source.git.commit"] = _git(checkout, "rev-parse", "HEAD")
+        tags["git.changed_files"] = str(len(_git(checkout, "status", "--porcelain").splitlines()))
+    name = os.environ.get("DVC_EXP_NAME") or name
+    return client.create_run(experiment_id, tags=tags, run_name=name)
+
+
+def _device() -> str:
+    """Processor, cores and graphics cards, as the kernel names them: TensorFlow is slow to ask."""
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    models = [card.read_text(encoding="utf-8").splitlines()[0] for card in cards]
+    names = [model.partition(":")[2].strip() for model in models]
+    return ", ".join([processor, f"{os.cpu_count()} cores", *names])
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(checkout), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def find(client: "MlflowClient", experiment_id: str, tag: str, state: str) -> "Run | None":
+    """Return a run whose `tag` says `state`, a fingerprint; deleted runs do not count."""
+    runs = client.search_runs([experiment_id], f"tags.`{tag}` = '{state}'", max_results=1)
+    return runs[0] if runs else None
+
+
+def delete(client: "MlflowClient", run: "Run") -> None:
+    """Delete a run and the model logged in it."""
+    for model in run.outputs.model_outputs if run.outputs else ():
+        client.delete_logged_model(model.model_id)
+    client.delete_run(run.info.run_id)
