@@ -39,7 +39,7 @@ def draw_archive(path: Path, counts: dict[str, int], size: int, seed: int) -> No
     lines = []
     # Stored, not deflated: PNG is compressed already.
     with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for split, number in tqdm(numbers, desc="drawing scenes", unit="scene"):
+        for split, number in tqdm(numbers, desc="drawing scenes", unit="scene", disable=None):
             rng = np.random.default_rng([seed, SPLITS.index(split), number])
             facts = sample_facts(rng)
             image_id = f"{split}-{number:06d}"
