@@ -6,11 +6,13 @@ import pytest
 import tensorflow as tf
 
 from captioner import CaptionerError
-from captioner.cnn import LAYERS, build_cnn, content_labels, train_cnn
+from captioner.cnn import build_cnn, content_labels, train_cnn
 from captioner.determinism import make_deterministic
 
 SIZE = 32
 SETTINGS = {"epochs": 2, "batch_size": 8, "learning_rate": 0.005, "seed": 5}
+
+CHANNELS = 128  # filters of the last convolution
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_labels_are_the_words_of_any_caption():
 
 @pytest.mark.parametrize("size", [32, 64, 100])
 def test_grid_is_an_eighth_of_the_picture(size):
-    assert build_cnn(size).output_shape == (None, size // 8, size // 8, LAYERS[-1])
+    assert build_cnn(size).output_shape == (None, size // 8, size // 8, CHANNELS)
 
 
 def test_colours_are_learnt_and_the_same_seed_gives_the_same_bytes(pictures, tmp_path):
@@ -87,9 +89,9 @@ def eager():
 def test_validation_is_the_soft_maximum_over_the_cells(pictures):
     """With learning rate 0 the label layer keeps its start, so that numpy can do the same."""
     encoder, [epoch] = train(pictures, epochs=1, learning_rate=0.0)
-    kernel = np.asarray(keras.initializers.GlorotUniform(5)((LAYERS[-1], 2)))
+    kernel = np.asarray(keras.initializers.GlorotUniform(5)((CHANNELS, 2)))
     grid = encoder(pictures[VAL].astype(np.float32), training=False).numpy()
-    cells = grid.reshape(len(VAL), 16, LAYERS[-1]) @ kernel
+    cells = grid.reshape(len(VAL), 16, CHANNELS) @ kernel
     logits = np.log(np.exp(cells).mean(1))
     truth = colour_labels(VAL)
     probability = 1 / (1 + np.exp(-logits))

@@ -193,8 +193,11 @@ def build_model(**favoured: float) -> CaptionModel:
     """A random model with some special words made likely or unlikely."""
     keras.utils.set_random_seed(6)
     model = CaptionModel(CONFIG, np.random.default_rng(3).normal(size=(8, 5)))
-    for layer, factor in ((model.lstm_words, 3), (model.vocabulary_logits, 6)):
-        layer.kernel.assign(layer.kernel * factor)  # else all captions are about equally likely
+    # Else all captions are about equally likely, and the same ones for all pictures.
+    strong = (model.lstm_words, model.lstm_recurrent, model.output_projection)
+    for layer in (*strong, model.cell_projection, model.initial_state):
+        layer.kernel.assign(layer.kernel * 3)
+    model.vocabulary_logits.kernel.assign(model.vocabulary_logits.kernel * 6)
     bias = np.zeros(8, np.float32)
     for name, value in favoured.items():
         bias[{"pad": PAD, "start": START, "end": END, "unk": UNK}[name]] = value

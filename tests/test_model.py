@@ -59,7 +59,8 @@ def logits_of(model, features, caption) -> np.ndarray:
 def numpy_logits(model, features, caption) -> tuple[np.ndarray, np.ndarray]:
     """The whole model once more, in float64, for one caption: logits and attention weights.
 
-    Sources: Xu et al. 2015, section 3.1.2, but looking after reading (Luong et al. 2015);
+    Sources: Xu et al. 2015, section 3.1.2, but looking after reading (Luong et al. 2015) and
+    with coverage (See et al. 2017, section 2.3);
     Hochreiter and Schmidhuber 1997 with forget gates.
     """
 
@@ -75,7 +76,7 @@ def numpy_logits(model, features, caption) -> tuple[np.ndarray, np.ndarray]:
     cells = cells + model.cell_positions.get_weights()[0]
     state = np.tanh(dense("initial_state", cells.mean(0)))
     h, c = state[: CONFIG.units], state[CONFIG.units :]
-    context = cells.mean(0)
+    context, coverage, keys = cells.mean(0), np.zeros(len(cells)), dense("attention_keys", cells)
     rows, attention = [], []
     for word in caption[:-1]:
         projected = dense("word_projection", words[word])
@@ -84,13 +85,17 @@ def numpy_logits(model, features, caption) -> tuple[np.ndarray, np.ndarray]:
         i, f, g, o = gates.reshape(4, CONFIG.units)
         c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
         h = sigmoid(o) * np.tanh(c)
+        query = dense("attention_query", h)
         scores = np.array(
             [
-                dense("attention_score", np.tanh(key + dense("attention_query", h)))[0]
-                for key in dense("attention_keys", cells)
+                dense("attention_score", np.tanh(key + query + dense("attention_coverage", seen)))[
+                    0
+                ]
+                for key, seen in zip(keys, coverage[:, None], strict=True)
             ]
         )
         weights = np.exp(scores) / np.exp(scores).sum()
+        coverage = coverage + weights
         context = sum(weight * cell for weight, cell in zip(weights, cells, strict=True))
         output = np.tanh(dense("output_projection", np.concatenate([h, context, projected])))
         rows.append(dense("vocabulary_logits", output))
@@ -108,7 +113,8 @@ def test_model_agrees_with_numpy(model, features):
 def test_attention_agrees_with_numpy_and_sums_to_one(model, features):
     memory, state = model.look(features)
     gates = model.lstm_words(model.word_projection(model.words(tf.fill((3, 1), START))))
-    (_, _, context), weights = model.step(memory, state, gates)
+    (_, _, context, coverage), weights = model.step(memory, state, gates)
+    np.testing.assert_array_equal(coverage, weights)  # nothing was looked at before
     for picture in range(3):
         _, expected = numpy_logits(model, features[picture], [START, END])
         np.testing.assert_allclose(weights[picture], expected, atol=1e-5)

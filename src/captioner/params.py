@@ -177,7 +177,7 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+        raw = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except FileNotFoundError:
         raise CaptionerError("no such file; run from the project's top folder") from None
     except OSError as error:
