@@ -385,7 +385,7 @@ def test_every_command_of_the_readme(pipeline, tmp_path):
     expected = {
         "captioner caption": "holidays/hills.jpg\t",
         "dvc exp run -S train.units=512": "Running stage 'train'",
-        "dvc exp show": "train.units",
+        "dvc exp show": "workspace",
         "dvc params diff": "train.units",
         "dvc metrics show": "cider_d",
         "dvc plots show": "index.html",
