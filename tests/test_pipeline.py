@@ -397,6 +397,10 @@ def test_every_command_of_the_readme(pipeline, tmp_path):
         assert text in output, line
     assert len(said) == len(expected)
 
+    output = pipeline.dvc("exp", "run", "-S", "dataset=scenes")  # back: all from the cache
+    running = {line for line in output.splitlines() if line.startswith("Running stage")}
+    assert running <= {"Running stage 'track':"}
+
 
 def mlflow_page(pipeline: Pipeline, command: str) -> str:
     """The first page of the server that `command` starts, on a free port; then it is stopped."""
