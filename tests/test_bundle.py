@@ -40,9 +40,10 @@ def parts(attention: str) -> tuple[keras.Model, CaptionModel]:
     channels = encoder.output_shape[-1]
     config = ModelConfig(len(VOCABULARY), 4, cells, channels, units=8, attention_units=4)
     model = CaptionModel(config, rng.normal(size=(len(VOCABULARY), 4)).astype(np.float32))
-    for name in ("initial_state", "lstm_words", "lstm_recurrent", "vocabulary_logits"):
+    state = ("initial_state", "lstm_words", "lstm_recurrent")
+    for name in (*state, "output_projection", "vocabulary_logits"):
         kernel = getattr(model, name).kernel
-        kernel.assign(rng.normal(size=kernel.shape) * 0.5)
+        kernel.assign(rng.normal(size=kernel.shape))
     # An untrained CNN sees nearly the same everywhere: its mean is taken away, the rest magnified.
     pixels = np.stack([np.array(Image.open(io.BytesIO(picture(i, (32, 32))))) for i in range(9)])
     mean = encoder(pixels.astype(np.float32)).numpy().mean(axis=(0, 1, 2))
