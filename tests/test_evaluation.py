@@ -1,11 +1,12 @@
-"""evaluation.py: scores between their floor and ceiling, and what the captions are like."""
+"""evaluation.py: scores beside floor, neighbour and ceiling; what the captions are like."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from captioner.evaluation import evaluate_captions, length_histogram, predictions_table
-from captioner.metrics import caption_scores
+from captioner.evaluation import Evaluation, nearest_rows, predictions_table
+from captioner.metrics import MEASURES, CaptionScorer, caption_scores, mean_scores
+from captioner.metrics.bootstrap import confidence_intervals
 
 REFERENCES = [
     ["a red circle", "one red circle on grey", "a big red circle"],
@@ -14,98 +15,183 @@ REFERENCES = [
     ["a black cross", "a big black cross", "one black cross on beige"],
 ]
 TRAINING = ["a blue star", "a blue star", "a red heart", "a green circle", "two hearts"]
-SCORES = ["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d"]
+NEAREST = ["a red heart", "a blue star", "two hearts", "a green circle"]
+
+
+def evaluate(captions, references=REFERENCES, **options) -> Evaluation:
+    return Evaluation(captions, references, TRAINING, NEAREST[: len(captions)], 1, 200, **options)
 
 
 def test_people_lie_between_the_floor_and_perfection():
     best = [picture[0] for picture in REFERENCES]
-    metrics, scores = evaluate_captions(best, REFERENCES, TRAINING)
-    for name in SCORES:
-        assert (
-            metrics[f"floor_{name}"] < metrics[name] and metrics[f"ceiling_{name}"] < metrics[name]
-        )
+    found = evaluate(best)
+    metrics = found.metrics
+    for name in MEASURES:
+        assert metrics[f"floor_{name}"] < metrics[name]
+        assert metrics[f"ceiling_{name}"] < metrics[name]
+        assert metrics[f"nearest_{name}"] < metrics[name]
+        assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"]
     # Four pictures are too few for BLEU of longer n-grams to tell a constant from a person.
     for name in ("bleu_1", "rouge_l", "cider_d"):
         assert metrics[f"floor_{name}"] < metrics[f"ceiling_{name}"]
     assert [metrics["bleu_1"], metrics["bleu_3"]] == pytest.approx([1, 1])
-    assert metrics["rouge_l"] == pytest.approx(1)
-    assert metrics["cider_d"] == pytest.approx(scores.per_picture["cider_d"].mean())
-    assert all(isinstance(value, (int, float)) for value in metrics.values())
+    assert metrics["cider_d"] == pytest.approx(found.per_picture["cider_d"].mean())
+    assert all(type(value) in (int, float) for value in metrics.values())
+
+
+def test_the_table_holds_each_system_as_the_metrics_module_scores_it():
+    captions = [picture[1] for picture in REFERENCES]
+    table = evaluate(captions).table.set_index(["system", "measure"])
+    assert sorted({system for system, _ in table.index}) == [
+        "constant",
+        "human",
+        "model",
+        "nearest",
+    ]
+    own, nearest = (caption_scores(REFERENCES, said) for said in (captions, NEAREST))
+    people = CaptionScorer(REFERENCES).human_ceiling()
+    expected = {
+        "model": (own.corpus, [own]),
+        "nearest": (nearest.corpus, [nearest]),
+        "human": (mean_scores(people), people),
+    }
+    for system, (scores, rounds) in expected.items():
+        intervals = confidence_intervals(rounds, 1, 200)
+        for name in MEASURES:
+            row = table.loc[(system, name)]
+            assert row["score"] == pytest.approx(scores[name])
+            assert (row["low"], row["high"]) == pytest.approx(intervals[name])
 
 
 def test_the_floor_is_the_best_constant_caption():
-    metrics, _ = evaluate_captions(["a blue star"] * 4, REFERENCES, TRAINING)
-    for name in SCORES:
-        assert metrics[name] == pytest.approx(metrics[f"floor_{name}"])
+    found = evaluate(["a blue star"] * 4)
+    assert found.constant == "a blue star"
+    for name in MEASURES:
+        assert found.metrics[name] == pytest.approx(found.metrics[f"floor_{name}"])
 
 
 def test_worse_captions_score_lower():
     right = [picture[1] for picture in REFERENCES]
-    wrong = [*right[1:], right[0]]
-    good, _ = evaluate_captions(right, REFERENCES, TRAINING)
-    bad, _ = evaluate_captions(wrong, REFERENCES, TRAINING)
+    good, bad = evaluate(right).metrics, evaluate([*right[1:], right[0]]).metrics
     for name in ("bleu_1", "bleu_4", "rouge_l", "cider_d"):
         assert bad[name] < good[name]
 
 
 def test_shares_and_lengths_counted_by_hand():
-    captions = ["A blue star.", "a blue star", "red", "a red heart on a blue star"]
-    metrics, _ = evaluate_captions(captions, REFERENCES, TRAINING)
+    metrics = evaluate(["A blue star.", "a blue star", "red", "a red heart on a blue star"]).metrics
     # as tokens the first two are equal, and copied from the training captions
     assert metrics["distinct_captions"] == 3 / 4
     assert metrics["copied_captions"] == 2 / 4
     assert metrics["vocabulary_used"] == len({"a", "blue", "star", "red", "heart", "on"})
     assert metrics["mean_length"] == (3 + 3 + 1 + 7) / 4
+    assert metrics["references_mean_length"] == (3 + 5 + 4 + 3 + 4 + 5 + 3 + 5 + 5 + 3 + 4 + 5) / 12
 
 
 def test_without_two_references_there_is_no_ceiling():
     references = [*REFERENCES[:3], REFERENCES[3][:1]]
-    metrics, _ = evaluate_captions([r[0] for r in references], references, TRAINING)
+    metrics = evaluate([r[0] for r in references], references).metrics
     assert [name for name in metrics if name.startswith("ceiling_")] == []
-    assert {f"floor_{name}" for name in SCORES} <= set(metrics)
+    assert {f"floor_{name}" for name in MEASURES} <= set(metrics)
 
 
 def test_an_empty_caption_is_scored():
-    metrics, scores = evaluate_captions(["", "a blue star", "", ""], REFERENCES, TRAINING)
-    assert metrics["mean_length"] == 3 / 4 and metrics["distinct_captions"] == 2 / 4
-    assert scores.per_picture["cider_d"][0] == 0 < scores.per_picture["cider_d"][1]
+    found = evaluate(["", "a blue star", "", ""])
+    assert found.metrics["mean_length"] == 3 / 4 and found.metrics["distinct_captions"] == 2 / 4
+    assert found.per_picture["cider_d"][0] == 0 < found.per_picture["cider_d"][1]
+
+
+def test_other_measures_are_taken_of_every_system():
+    """A measure that people satisfy twice in three times: they are all asked in turn."""
+
+    def colour_first(said):
+        second = [caption.split()[1] for caption in said]
+        return np.array([word in ("red", "blue", "black") for word in second], float)
+
+    found = evaluate(
+        ["a red circle", "a star", "a blue heart", "a cross"], others={"c": colour_first}
+    )
+    rows = found.table[found.table["measure"] == "c"].set_index("system")
+    assert rows["score"].to_dict() == pytest.approx(
+        {"model": 2 / 4, "constant": 1, "nearest": 2 / 4, "human": (3 + 1 + 2) / 12}
+    )
+    assert found.per_picture["c"].tolist() == [1, 0, 1, 0]
+    assert found.metrics["c_low"] <= 0.5 <= found.metrics["c_high"]
+    assert found.metrics["ceiling_c"] == pytest.approx(6 / 12)
 
 
 def test_length_histogram_by_hand():
-    table = length_histogram(["a", "a b c", "a b c"], [["a b", "a b c d"], ["", "a, b."]])
+    found = evaluate(["a", "a b c", "a b c"], [["a b", "a b c d"], ["", "a, b."], ["x", "x"]])
+    table = found.lengths()
     assert list(table) == ["words", "generated", "references"]
     assert list(table["words"]) == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(table["generated"], [0, 1 / 3, 0, 2 / 3, 0])
-    np.testing.assert_allclose(table["references"], [1 / 4, 0, 2 / 4, 0, 1 / 4])  # no punctuation
-    assert table["generated"].sum() == pytest.approx(1)
-    assert table["references"].sum() == pytest.approx(1)
+    np.testing.assert_allclose(table["references"], [1 / 6, 2 / 6, 2 / 6, 0, 1 / 6])
+
+
+def test_scores_by_length_are_those_of_the_pictures_with_such_captions():
+    captions = ["a red circle", "", "two green hearts on beige", "a cross here"]
+    table = evaluate(captions).by_length().set_index("words")
+    assert list(table.index) == ["0", "3-4", "5-6"]
+    assert table["pictures"].tolist() == [1, 2, 1]
+    cider = caption_scores(REFERENCES, captions).cider_d
+    assert table["cider_d"].tolist() == pytest.approx([0, cider[[0, 3]].mean(), cider[2]])
+    # BLEU of the two captions together, three of three and two of three words: not a mean
+    assert table.loc["3-4", "bleu_1"] == pytest.approx(5 / 6)
+
+
+def test_recall_and_precision_of_words_by_hand():
+    captions = ["a red star", "a blue star on grey", "two hearts", "a red cross"]
+    table = evaluate(captions).by_word().set_index("word")
+    # said by people of how many pictures; function words (a, one, two, on, of) are left out
+    assert table["pictures"].to_dict() == {
+        **dict.fromkeys(("beige", "big", "grey"), 2),
+        **dict.fromkeys(("black", "blue", "circle", "cross", "green", "hearts"), 1),
+        **dict.fromkeys(("pair", "red", "small", "star"), 1),
+    }
+    assert list(table.index)[:3] == ["beige", "big", "grey"]
+    assert table.loc["grey", ["said", "recall", "precision"]].tolist() == [1, 0.5, 1]
+    assert table.loc["red", ["said", "recall", "precision"]].tolist() == [2, 1, 0.5]
+    assert table.loc["star", ["said", "recall", "precision"]].tolist() == [2, 1, 0.5]
+    assert table.loc["pair", ["said", "recall"]].tolist() == [0, 0]
+    assert np.isnan(table.loc["pair", "precision"])
+    cider = caption_scores(REFERENCES, captions).cider_d
+    assert table.loc["grey", "cider_d"] == pytest.approx(cider[:2].mean())
+    found = {"blue", "cross", "hearts", "red", "star"}  # all their pictures; and grey, one of two
+    assert evaluate(captions).metrics["content_word_recall"] == pytest.approx((len(found) + 1) / 16)
+
+
+def test_the_nearest_picture_is_that_of_the_smallest_angle():
+    features = np.array([[1, 0], [0, 5], [3, 3], [9, 1], [0.1, 0.2], [0, 0]], np.float16)
+    found = nearest_rows(features, np.array([0, 1, 2]), np.array([3, 4, 5]))
+    assert found.tolist() == [0, 2, 0]  # (0.1, 0.2) is nearer to the diagonal; of equals the first
+    many = np.random.default_rng(0).normal(size=(1300, 8)).astype(np.float16)
+    among, rows = np.arange(600), np.arange(600, 1300)
+    unit = many.astype(float) / np.linalg.norm(many.astype(float), axis=1, keepdims=True)
+    assert (
+        nearest_rows(many, among, rows).tolist() == (unit[rows] @ unit[among].T).argmax(1).tolist()
+    )
 
 
 def test_predictions_are_one_row_for_each_picture():
     captions = [picture[0] for picture in REFERENCES]
-    scores = caption_scores(REFERENCES, captions)
+    found = evaluate(captions)
     pictures = pd.DataFrame({"image_id": list("wxyz"), "split": "test"}, index=[7, 8, 9, 10])
+    nearest = pd.DataFrame({"image_id": list("abcd"), "caption": NEAREST}, index=[3, 1, 0, 2])
     log_probabilities = np.array([-1.5, -2, -3, -4], np.float32)
-    table = predictions_table(pictures, captions, log_probabilities, REFERENCES, scores)
+    table = predictions_table(
+        pictures, captions, log_probabilities, REFERENCES, nearest, found.per_picture
+    )
     assert str(table.schema.field("references").type).startswith("list<")
     rows = table.to_pylist()
-    assert list(rows[0]) == [
-        "image_id",
-        "split",
-        "caption",
-        "log_probability",
-        "references",
-        "cider_d",
-        "rouge_l",
-    ]
-    assert rows[0] | {"cider_d": 0, "rouge_l": 0} == {
+    assert rows[0] | dict.fromkeys(MEASURES, 0) == {
         "image_id": "w",
         "split": "test",
         "caption": "a red circle",
         "log_probability": -1.5,
         "references": REFERENCES[0],
-        "cider_d": 0,
-        "rouge_l": 0,
+        "nearest_image_id": "a",
+        "nearest_caption": "a red heart",
+        **dict.fromkeys(MEASURES, 0),
     }
-    for name in ("cider_d", "rouge_l"):
-        assert [row[name] for row in rows] == list(scores.per_picture[name])
+    for name in MEASURES:
+        assert [row[name] for row in rows] == list(found.per_picture[name])

@@ -4,6 +4,7 @@ import pytest
 from captioner.determinism import make_deterministic
 from captioner.examples import Examples
 from captioner.metrics.cider import CiderD
+from captioner.metrics.ngrams import ReferenceNGrams
 from captioner.model import CaptionModel, ModelConfig
 from captioner.text import END, SPECIALS, START, Vocabulary
 from captioner.validation import validator
@@ -36,7 +37,8 @@ def test_validator_scores_greedy_captions_of_its_rows_with_the_weights_of_the_mo
     features = rng.normal(size=(5, 2, 3)).astype(np.float16)  # rows 1 to 3 are the split's
     examples = Examples(features, np.array([1, 2, 3]), np.full((3, 2, 6), START))
     score = validator(model, vocabulary, examples, REFERENCES)
-    scorer = CiderD([[reference.split() for reference in picture] for picture in REFERENCES])
+    tokens = [[reference.split() for reference in picture] for picture in REFERENCES]
+    scorer = CiderD(ReferenceNGrams(tokens))
 
     seen = set()
     for scale in (1.0, 8.0, -8.0):

@@ -1,63 +1,236 @@
-"""What a set of generated captions is worth: scores, and the two ends of their scale.
+"""What a set of generated captions is worth: scores, how sure they are, and the scale they are on.
 
-The floor is the best constant caption (said of every picture), the ceiling a person's captions
-scored against the other people's. Without them nobody can read a CIDEr-D of 0.5.
+Nobody can read a CIDEr-D of 0.5 alone. So every score stands between three others of the same
+pictures: the best constant caption (the floor), the caption of the nearest training picture (what
+looking up would do without a language model), and a person's caption against the other people's
+(the ceiling); each with its bootstrap interval.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from captioner.metrics import CaptionScores, caption_scores, constant_floor, human_ceiling
+from captioner.metrics import (
+    MEASURES,
+    CaptionScorer,
+    constant_floor,
+    java,
+    mean_scores,
+)
+from captioner.metrics.bootstrap import SAMPLES, confidence_intervals, interval_of_mean
 from captioner.metrics.tokenizer import tokenize
+from captioner.text import FUNCTION_WORDS
+
+# How the metrics of a system are named: the model's own stand alone.
+PREFIXES = {"model": "", "constant": "floor_", "nearest": "nearest_", "human": "ceiling_"}
+WORDS = 30  # content words looked at one by one
+LENGTHS = 2  # words a class of caption lengths
+
+PictureMeasure = Callable[[Sequence[str]], np.ndarray]
 
 
-def evaluate_captions(
-    captions: Sequence[str],
-    references: Sequence[Sequence[str]],
-    training_captions: Sequence[str],
-) -> tuple[dict[str, float], CaptionScores]:
-    """Score captions and describe them.
+class Evaluation:
+    """Captions of a test split beside their references, scored.
 
     Args:
         captions: one for each picture.
         references: each picture's own captions.
-        training_captions: all of them, for the floor and for what was copied from them.
+        training_captions: all of them, for the constant caption and for what was copied.
+        nearest: the caption of each picture's nearest training picture.
+        seed, samples: of the bootstrap.
+        java_measures: any of "meteor" and "spice".
+        others: further measures by name: one caption for each picture -> (pictures,) values.
+
+    Attributes:
+        constant: the best constant caption.
+        scores: the model's.
+        per_picture: measure -> (pictures,), the model's.
+        table: columns system (model, nearest, constant, human), measure, score, low, high; scores
+            are fractions (CIDEr-D up to 10), low and high the ends of the 95% interval.
+    """
+
+    def __init__(
+        self,
+        captions: Sequence[str],
+        references: Sequence[Sequence[str]],
+        training_captions: Sequence[str],
+        nearest: Sequence[str],
+        seed: int,
+        samples: int = SAMPLES,
+        java_measures: Sequence[str] = (),
+        others: dict[str, PictureMeasure] | None = None,
+    ) -> None:
+        scorer = CaptionScorer(references)
+        self.captions = list(map(tokenize, captions))
+        self.references = scorer.references
+        self.scores = scorer.score_tokens(self.captions)
+        self.per_picture = dict(self.scores.per_picture)
+        self._known = {tuple(tokenize(caption)) for caption in training_captions}
+        self.constant, floor = constant_floor(training_captions, scorer)
+        # What each system says: a caption for each picture; people in as many rounds as they are.
+        said = {
+            "model": [captions],
+            "nearest": [nearest],
+            "constant": [[self.constant] * len(captions)],
+        }
+        scored = {
+            "model": [self.scores],
+            "nearest": [scorer.score(nearest)],
+            "constant": [floor],
+        }
+        if (people := min(map(len, references))) >= 2:
+            said["human"] = [[group[one] for group in references] for one in range(people)]
+            scored["human"] = scorer.human_ceiling()
+        rows = []
+        for system, rounds in scored.items():
+            intervals = confidence_intervals(rounds, seed, samples)
+            means = mean_scores(rounds)
+            rows += [(system, name, means[name], *intervals[name]) for name in MEASURES]
+        for name, measure in (others or {}).items():
+            for system, rounds in said.items():
+                values = np.mean([measure(captions) for captions in rounds], axis=0)
+                interval = interval_of_mean(values, seed, samples)
+                rows.append((system, name, float(values.mean()), *interval))
+                if system == "model":
+                    self.per_picture[name] = values
+        for name in java_measures:
+            for system, score, values in self._java(name, said):
+                low, high = interval_of_mean(values, seed, samples)
+                # METEOR's corpus score is not the mean of the pictures', but moves with it.
+                shift = score - float(values.mean())
+                rows.append((system, name, score, low + shift, high + shift))
+                if system == "model":
+                    self.per_picture[name] = values
+        self.table = pd.DataFrame(rows, columns=["system", "measure", "score", "low", "high"])
+
+    def _java(self, name: str, said: dict[str, list[Sequence[str]]]) -> Iterator[tuple]:
+        """Score all systems by one Java program: system, corpus score, scores of the pictures."""
+        references = [[" ".join(caption) for caption in group] for group in self.references]
+        with java.PROGRAMS[name]() as program:
+            for system, rounds in said.items():
+                found = []
+                for number, captions in enumerate(rounds):
+                    others = references
+                    if system == "human":  # a person's caption is no reference for itself
+                        others = [[*group[:number], *group[number + 1 :]] for group in references]
+                    tokens = [" ".join(tokenize(caption)) for caption in captions]
+                    found.append(program.scores(others, tokens, progress=True))
+                scores, per_picture = zip(*found, strict=True)
+                yield system, float(np.mean(scores)), np.mean(per_picture, axis=0)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All numbers by name.
+
+        Each measure with `_low` and `_high`, and behind `floor_`, `nearest_` and `ceiling_` (the
+        ceiling where every picture has two references or more); `distinct_captions` and
+        `copied_captions` (whole, from the training captions): shares; `vocabulary_used` (words);
+        `mean_length` and `references_mean_length` (words); `content_word_recall`, see `by_word`.
+        """
+        metrics: dict[str, float] = {}
+        for system, name, score, low, high in self.table.itertuples(index=False):
+            metrics[PREFIXES[system] + name] = score
+            if system == "model":
+                metrics |= {f"{name}_low": low, f"{name}_high": high}
+        tokens = [tuple(caption) for caption in self.captions]
+        metrics["distinct_captions"] = len(set(tokens)) / len(tokens)
+        metrics["copied_captions"] = float(np.mean([caption in self._known for caption in tokens]))
+        metrics["vocabulary_used"] = len({word for caption in tokens for word in caption})
+        metrics["mean_length"] = float(np.mean([len(caption) for caption in tokens]))
+        lengths = [len(caption) for group in self.references for caption in group]
+        metrics["references_mean_length"] = float(np.mean(lengths))
+        words = self.by_word()
+        if len(words):
+            recalled = float((words["recall"] * words["pictures"]).sum())
+            metrics["content_word_recall"] = recalled / int(words["pictures"].sum())
+        return metrics
+
+    def lengths(self) -> pd.DataFrame:
+        """How long captions are: columns words, generated and references (shares)."""
+        own = [len(caption) for caption in self.captions]
+        people = [len(caption) for group in self.references for caption in group]
+        longest = max(own + people)
+        shares = {
+            name: np.bincount(lengths, minlength=longest + 1) / len(lengths)
+            for name, lengths in (("generated", own), ("references", people))
+        }
+        return pd.DataFrame({"words": range(longest + 1), **shares})
+
+    def by_length(self) -> pd.DataFrame:
+        """Scores of captions of like length: columns words ("5-6"), pictures and the measures."""
+        length = np.array([len(caption) for caption in self.captions])
+        # 0 by itself, then 1-2, 3-4, ...
+        group = -(-length // LENGTHS)
+        rows = []
+        for number in np.unique(group):
+            chosen = np.flatnonzero(group == number)
+            words = f"{(number - 1) * LENGTHS + 1}-{number * LENGTHS}" if number else "0"
+            scores = self.scores.of(chosen).corpus
+            rows.append({"words": words, "pictures": len(chosen), **scores})
+        return pd.DataFrame(rows)
+
+    def by_word(self) -> pd.DataFrame:
+        """How well the most frequent content words of the references are found.
+
+        A picture has a word if one of its references says it.
+
+        Returns:
+            Columns word, pictures (that have it), said (captions that say it), recall (share of
+            those pictures whose caption says it), precision (share of those captions whose picture
+            has it; NaN where none says it), cider_d (mean over those pictures).
+        """
+        people = [{word for caption in group for word in caption} for group in self.references]
+        own = [set(caption) for caption in self.captions]
+        counts = Counter(word for words in people for word in words if _is_content(word))
+        frequent = sorted(counts, key=lambda word: (-counts[word], word))[:WORDS]
+        rows = []
+        for word in frequent:
+            has = np.array([word in words for words in people])
+            said = np.array([word in words for words in own])
+            found = int((has & said).sum())
+            rows.append(
+                {
+                    "word": word,
+                    "pictures": int(has.sum()),
+                    "said": int(said.sum()),
+                    "recall": found / int(has.sum()),
+                    "precision": found / int(said.sum()) if said.any() else float("nan"),
+                    "cider_d": float(self.scores.cider_d[has].mean()),
+                }
+            )
+        columns = ["word", "pictures", "said", "recall", "precision", "cider_d"]
+        return pd.DataFrame(rows, columns=columns)
+
+
+def _is_content(word: str) -> bool:
+    return word not in FUNCTION_WORDS and word[0].isalpha()
+
+
+def nearest_rows(features: np.ndarray, among: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The most similar picture of others, by the cosine of their features.
+
+    Args:
+        features: (pictures, size) of all pictures; may be a memory map.
+        among: (m,) rows to choose from.
+        rows: (n,) rows to find a neighbour for.
 
     Returns:
-        Metrics by name: scores (fractions; CIDEr-D as the reference prints it), `floor_` and
-        `ceiling_` of each (the ceiling where every picture has two references or more),
-        `distinct_captions` and `copied_captions` (shares), `vocabulary_used` (words),
-        `mean_length` (words); and the scores of each picture.
+        (n,) rows out of `among`; of equally similar ones the first.
     """
-    scores = caption_scores(references, captions)
-    metrics = dict(scores.corpus)
-    _, floor = constant_floor(training_captions, references)
-    metrics |= {f"floor_{name}": value for name, value in floor.corpus.items()}
-    if min(map(len, references)) >= 2:
-        ceiling = human_ceiling(references)
-        metrics |= {f"ceiling_{name}": value for name, value in ceiling.corpus.items()}
-    tokens = [tuple(tokenize(caption)) for caption in captions]
-    known = {tuple(tokenize(caption)) for caption in training_captions}
-    metrics["distinct_captions"] = len(set(tokens)) / len(tokens)
-    metrics["copied_captions"] = float(np.mean([caption in known for caption in tokens]))
-    metrics["vocabulary_used"] = len({word for caption in tokens for word in caption})
-    metrics["mean_length"] = float(np.mean([len(caption) for caption in tokens]))
-    return metrics, scores
+    known = _unit(features[among])
+    parts = [
+        among[(_unit(features[rows[start : start + 512]]) @ known.T).argmax(axis=1)]
+        for start in range(0, len(rows), 512)
+    ]
+    return np.concatenate(parts)
 
 
-def length_histogram(captions: Sequence[str], references: Sequence[Sequence[str]]) -> pd.DataFrame:
-    """How long captions are: columns words, generated and references (shares)."""
-    own = [len(tokenize(caption)) for caption in captions]
-    people = [len(tokenize(reference)) for picture in references for reference in picture]
-    longest = max(own + people)
-    shares = {
-        name: np.bincount(lengths, minlength=longest + 1) / len(lengths)
-        for name, lengths in (("generated", own), ("references", people))
-    }
-    return pd.DataFrame({"words": range(longest + 1), **shares})
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    vectors = vectors.astype(np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def predictions_table(
@@ -65,13 +238,16 @@ def predictions_table(
     captions: Sequence[str],
     log_probabilities: np.ndarray,
     references: Sequence[Sequence[str]],
-    scores: CaptionScores,
+    nearest: pd.DataFrame,
+    per_picture: dict[str, np.ndarray],
 ) -> pa.Table:
-    """One row for each picture: image_id, split, caption, log_probability, references and scores.
+    """One row for each picture, all arguments in this order.
 
     Args:
         pictures: columns image_id and split.
-        captions, log_probabilities, references, scores: of the same pictures, in this order.
+        captions, log_probabilities, references: what the model says, and people.
+        nearest: columns image_id and caption of the nearest training picture.
+        per_picture: measure -> (pictures,).
     """
     return pa.table(
         {
@@ -80,7 +256,8 @@ def predictions_table(
             "caption": pa.array(captions, pa.string()),
             "log_probability": pa.array(log_probabilities, pa.float32()),
             "references": pa.array(list(references), pa.list_(pa.string())),
-            "cider_d": scores.per_picture["cider_d"],
-            "rouge_l": scores.per_picture["rouge_l"],
+            "nearest_image_id": pa.array(nearest["image_id"], pa.string()),
+            "nearest_caption": pa.array(nearest["caption"], pa.string()),
+            **{name: pa.array(values, pa.float64()) for name, values in per_picture.items()},
         }
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from captioner.decoding import Decoder
 from captioner.examples import Examples
 from captioner.metrics.cider import CiderD
+from captioner.metrics.ngrams import ReferenceNGrams
 from captioner.metrics.tokenizer import tokenize
 from captioner.model import CaptionModel
 from captioner.text import Vocabulary
@@ -28,7 +29,8 @@ def validator(
         examples: the validation split.
         references: its captions, in the order of `examples.rows`.
     """
-    scorer = CiderD([[tokenize(caption) for caption in picture] for picture in references])
+    tokens = [[tokenize(caption) for caption in picture] for picture in references]
+    scorer = CiderD(ReferenceNGrams(tokens))
     longest = examples.tokens.shape[-1] - 2
     decode = Decoder(model, beam_width=1, max_length=longest, length_penalty=0.0, batch_size=64)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from captioner import CaptionerError
-from captioner.metrics import caption_scores, constant_floor, human_ceiling
+from captioner.metrics import MEASURES, CaptionScorer, caption_scores, constant_floor, mean_scores
 from captioner.metrics.tokenizer import tokenize
 
 
@@ -76,7 +76,7 @@ def test_one_picture_warns():
     ("references", "hypotheses", "message"),
     [
         ([], [], "no pictures"),
-        ([["a"]], ["a", "b"], "2 captions for 1 pictures"),
+        ([["a"], ["b"]], ["a"], "1 captions for 2 pictures"),
         ([["a"], []], ["a", "b"], "picture 1 has no reference"),
         (["a", "b"], ["a", "b"], "picture 0 are one text"),
     ],
@@ -86,36 +86,53 @@ def test_wrong_input(references, hypotheses, message):
         caption_scores(references, hypotheses)
 
 
-def test_human_ceiling_is_the_mean_over_the_references():
-    ceiling = human_ceiling(REFERENCES)
+def test_human_ceiling_is_the_rounds_of_each_reference_against_the_others():
+    rounds = CaptionScorer(REFERENCES).human_ceiling()
     first = caption_scores([[r[1]] for r in REFERENCES], [r[0] for r in REFERENCES])
     second = caption_scores([[r[0]] for r in REFERENCES], [r[1] for r in REFERENCES])
-    for name, value in ceiling.corpus.items():
+    assert [one.corpus for one in rounds] == [first.corpus, second.corpus]
+    for name, value in mean_scores(rounds).items():
         assert value == pytest.approx((first.corpus[name] + second.corpus[name]) / 2)
-    for name, values in ceiling.per_picture.items():
-        expected = (first.per_picture[name] + second.per_picture[name]) / 2
-        assert values == pytest.approx(expected)
-    assert 0 < ceiling.corpus["cider_d"] < 10
+    assert 0 < mean_scores(rounds)["cider_d"] < 10
 
 
 def test_human_ceiling_needs_two_references():
     with pytest.raises(CaptionerError, match="picture 1 has 1 reference"):
-        human_ceiling([["a", "b"], ["a"]])
+        CaptionScorer([["a", "b"], ["a"]]).human_ceiling()
+
+
+def test_a_scorer_scores_any_number_of_times_and_gives_each_picture_its_own():
+    scorer = CaptionScorer(REFERENCES)
+    captions = ["a dog runs", "two cats sleep"]
+    once, again = scorer.score(captions), scorer.score(captions)
+    assert once.corpus == again.corpus == caption_scores(REFERENCES, captions).corpus
+    assert list(once.per_picture) == list(once.corpus) == list(MEASURES)
+    # a picture's BLEU is that of a corpus of one
+    for row, picture in enumerate(REFERENCES):
+        alone = {name: values[row] for name, values in once.per_picture.items()}
+        with pytest.warns(UserWarning, match="one picture"):
+            corpus = caption_scores([picture], [captions[row]]).corpus
+        for name in MEASURES[:5]:
+            assert alone[name] == pytest.approx(corpus[name], abs=1e-12)
+    # some of the pictures: the document frequencies of all stay
+    part = once.of(np.array([1]))
+    assert part.corpus["cider_d"] == once.cider_d[1] > 0
 
 
 def test_constant_floor_takes_the_best_of_the_frequent_captions():
     train = ["A dog runs fast.", "a bird", "a bird", "two cats sleep here", "a dog runs fast"]
-    caption, scores = constant_floor(train, [*REFERENCES, ["a dog runs fast"]])
+    scorer = CaptionScorer([*REFERENCES, ["a dog runs fast"]])
+    caption, scores = constant_floor(train, scorer)
     assert caption == "a dog runs fast"
     direct = caption_scores([*REFERENCES, ["a dog runs fast"]], [caption] * 3)
     assert scores.corpus == direct.corpus
     # Of captions that score alike (not at all), the most frequent one stands.
-    assert constant_floor(["x", "z", "z"], REFERENCES)[0] == "z"
+    assert constant_floor(["x", "z", "z"], CaptionScorer(REFERENCES))[0] == "z"
     # The 21st most frequent caption is no candidate, however good.
     common = [f"x{letter}" for letter in "abcdefghijklmnopqrst"] * 2
-    assert constant_floor(["two cats sleep here", *common], REFERENCES)[0] == "xa"
+    assert constant_floor(["two cats sleep here", *common], CaptionScorer(REFERENCES))[0] == "xa"
 
 
 def test_constant_floor_needs_training_captions():
     with pytest.raises(CaptionerError, match="no training captions"):
-        constant_floor([], REFERENCES)
+        constant_floor([], CaptionScorer(REFERENCES))

@@ -1,48 +1,131 @@
 """Caption scores as the COCO caption reference prints them, between a floor and a ceiling.
 
 BLEU-1 to 4, ROUGE-L and CIDEr-D of generated captions (Chen et al. 2015, "Microsoft COCO Captions",
-section 4), in pure Python and numpy. A score means little alone: `human_ceiling` scores people
-against each other, `constant_floor` one caption said of every picture.
+section 4), in pure Python and numpy. A score means little alone: `CaptionScorer.human_ceiling`
+scores people against each other, `constant_floor` one caption said of every picture, and
+`bootstrap` says how far another sample of pictures would have moved it.
 """
 
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from captioner import CaptionerError
-from captioner.metrics.bleu import bleu
+from captioner.metrics.bleu import bleu_counts, bleu_of_counts
 from captioner.metrics.cider import CiderD
+from captioner.metrics.ngrams import ORDERS, ReferenceNGrams
 from captioner.metrics.rouge import rouge_l
 from captioner.metrics.tokenizer import tokenize
 
-__all__ = ["CaptionScores", "caption_scores", "constant_floor", "human_ceiling"]
+__all__ = ["MEASURES", "CaptionScorer", "CaptionScores", "caption_scores", "constant_floor"]
 
+BLEU = [f"bleu_{order}" for order in range(1, ORDERS + 1)]
+MEASURES = (*BLEU, "rouge_l", "cider_d")
 _CANDIDATES = 20
 
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """Scores of a set of captions.
+    """Scores of one caption for each picture.
 
     Attributes:
-        corpus: bleu_1 ... bleu_4, rouge_l (fractions of 1) and cider_d (times 10, as usual).
-        per_picture: rouge_l and cider_d of each picture, (pictures,) float64.
+        bleu_counts: what BLEU adds up, (pictures, 10), see `bleu.bleu_counts`.
+        rouge_l: (pictures,) float64, fractions of 1.
+        cider_d: (pictures,) float64, from 0 to 10.
     """
 
-    corpus: dict[str, float]
-    per_picture: dict[str, np.ndarray]
+    bleu_counts: np.ndarray
+    rouge_l: np.ndarray
+    cider_d: np.ndarray
+
+    @cached_property
+    def corpus(self) -> dict[str, float]:
+        """Each of `MEASURES`: BLEU of all pictures' counts, the means of ROUGE-L and CIDEr-D."""
+        bleu = bleu_of_counts(self.bleu_counts.sum(axis=0)).tolist()
+        means = (float(self.rouge_l.mean()), float(self.cider_d.mean()))
+        return dict(zip(MEASURES, (*bleu, *means), strict=True))
+
+    @cached_property
+    def per_picture(self) -> dict[str, np.ndarray]:
+        """Each of `MEASURES` for each picture, (pictures,) float64."""
+        bleu = bleu_of_counts(self.bleu_counts).T
+        return dict(zip(MEASURES, (*bleu, self.rouge_l, self.cider_d), strict=True))
+
+    def of(self, pictures: np.ndarray) -> "CaptionScores":
+        """The scores of some pictures, with the document frequencies of all."""
+        parts = (self.bleu_counts, self.rouge_l, self.cider_d)
+        return CaptionScores(*(part[pictures] for part in parts))
 
 
-def _tokens(caption: str, tokenized: bool) -> list[str]:
-    return caption.split(" ") if tokenized else tokenize(caption)
+class CaptionScorer:
+    """Scores captions against fixed references, whose side is worked out once."""
 
+    def __init__(self, references: Sequence[Sequence[str]], *, tokenized: bool = False) -> None:
+        """Tokenize and count the references.
 
-def _split(tokens: list[str]) -> list[str]:
-    """Split at every kind of blank: the reference does so for BLEU and CIDEr-D, not for ROUGE-L."""
-    return " ".join(tokens).split()
+        Args:
+            references: for each picture its reference captions.
+            tokenized: captions, these and the generated ones, are tokens joined by blanks already;
+                leave them as they are.
+
+        Raises:
+            CaptionerError: no pictures, or a picture without a reference.
+        """
+        _check(references)
+        self._tokenized = tokenized
+        self._set([[_tokens(caption, tokenized) for caption in group] for group in references])
+
+    def _set(self, references: list[list[list[str]]]) -> None:
+        self.references = references  # as tokens
+        self._ngrams = ReferenceNGrams([[_split(caption) for caption in g] for g in references])
+        self._cider = CiderD(self._ngrams)
+
+    def score(self, hypotheses: Sequence[str]) -> CaptionScores:
+        """Score one caption for each picture.
+
+        Raises:
+            CaptionerError: not one caption a picture.
+        """
+        if len(hypotheses) != len(self.references):
+            raise CaptionerError(
+                f"{len(hypotheses)} captions for {len(self.references)} pictures; give one for each"
+            )
+        return self.score_tokens([_tokens(caption, self._tokenized) for caption in hypotheses])
+
+    def score_tokens(self, hypotheses: Sequence[list[str]]) -> CaptionScores:
+        """Score one tokenized caption for each picture."""
+        matches = self._ngrams.match([_split(caption) for caption in hypotheses])
+        return CaptionScores(
+            bleu_counts(self._ngrams, matches),
+            rouge_l(self.references, hypotheses)[1],
+            self._cider.score_matches(matches),
+        )
+
+    def human_ceiling(self) -> list[CaptionScores]:
+        """Score people: each picture's first reference against its others, then the second, ...
+
+        Returns:
+            The rounds, whose mean is the ceiling. There are as many as the picture with the fewest
+            references has references, so that all pictures take part in each.
+
+        Raises:
+            CaptionerError: a picture has fewer than two references.
+        """
+        for number, picture_references in enumerate(self.references):
+            if len(picture_references) < 2:
+                raise CaptionerError(
+                    f"picture {number} has 1 reference caption; a human ceiling needs 2 or more"
+                )
+        rounds = []
+        for left_out in range(min(map(len, self.references))):
+            others = object.__new__(CaptionScorer)
+            others._set([group[:left_out] + group[left_out + 1 :] for group in self.references])
+            rounds.append(others.score_tokens([group[left_out] for group in self.references]))
+        return rounds
 
 
 def _check(references: Sequence[Sequence[str]]) -> None:
@@ -60,99 +143,48 @@ def _check(references: Sequence[Sequence[str]]) -> None:
         )
 
 
-def _scores(references: list[list[list[str]]], hypotheses: list[list[str]]) -> CaptionScores:
-    rouge, rouge_per_picture = rouge_l(references, hypotheses)
-    references = [[_split(reference) for reference in picture] for picture in references]
-    hypotheses = [_split(hypothesis) for hypothesis in hypotheses]
-    cider = CiderD(references).score(hypotheses)
-    corpus = {f"bleu_{n}": score for n, score in enumerate(bleu(references, hypotheses), start=1)}
-    corpus |= {"rouge_l": rouge, "cider_d": float(cider.mean())}
-    return CaptionScores(corpus, {"rouge_l": rouge_per_picture, "cider_d": cider})
+def _tokens(caption: str, tokenized: bool) -> list[str]:
+    return caption.split(" ") if tokenized else tokenize(caption)
+
+
+def _split(tokens: list[str]) -> list[str]:
+    """Split at every kind of blank: the reference does so for BLEU and CIDEr-D, not for ROUGE-L."""
+    return " ".join(tokens).split()
+
+
+def mean_scores(rounds: Sequence[CaptionScores]) -> dict[str, float]:
+    """The mean of the corpus scores of several rounds, such as those of `human_ceiling`."""
+    return {name: float(np.mean([one.corpus[name] for one in rounds])) for name in MEASURES}
 
 
 def caption_scores(
     references: Sequence[Sequence[str]], hypotheses: Sequence[str], *, tokenized: bool = False
 ) -> CaptionScores:
-    """Score one generated caption for each picture.
-
-    Args:
-        references: for each picture its reference captions.
-        hypotheses: for each picture the generated caption.
-        tokenized: the captions are tokens joined by blanks already; leave them as they are.
-
-    Raises:
-        CaptionerError: no pictures, a picture without a reference, or not one caption a picture.
-    """
-    if len(references) != len(hypotheses):
-        raise CaptionerError(
-            f"{len(hypotheses)} captions for {len(references)} pictures; give one for each"
-        )
-    _check(references)
-    return _scores(
-        [[_tokens(reference, tokenized) for reference in picture] for picture in references],
-        [_tokens(hypothesis, tokenized) for hypothesis in hypotheses],
-    )
-
-
-def human_ceiling(references: Sequence[Sequence[str]], *, tokenized: bool = False) -> CaptionScores:
-    """Score people: the first reference of each picture against its others, the second, ...
-
-    The result is the mean of these rounds. There are as many as the picture with the fewest
-    references has references, so that all pictures take part in each.
-
-    Raises:
-        CaptionerError: no pictures, or a picture with fewer than two references.
-    """
-    _check(references)
-    for number, picture_references in enumerate(references):
-        if len(picture_references) < 2:
-            raise CaptionerError(
-                f"picture {number} has 1 reference caption; a human ceiling needs 2 or more"
-            )
-    tokens = [[_tokens(caption, tokenized) for caption in picture] for picture in references]
-    rounds = [
-        _scores(
-            [picture[:left_out] + picture[left_out + 1 :] for picture in tokens],
-            [picture[left_out] for picture in tokens],
-        )
-        for left_out in range(min(map(len, tokens)))
-    ]
-    first = rounds[0]
-    return CaptionScores(
-        {key: float(np.mean([one.corpus[key] for one in rounds])) for key in first.corpus},
-        {
-            key: np.mean([one.per_picture[key] for one in rounds], axis=0)
-            for key in first.per_picture
-        },
-    )
+    """Score one generated caption for each picture, once; see `CaptionScorer`."""
+    return CaptionScorer(references, tokenized=tokenized).score(hypotheses)
 
 
 def constant_floor(
-    train_captions: Sequence[str], references: Sequence[Sequence[str]], *, tokenized: bool = False
+    train_captions: Sequence[str], scorer: CaptionScorer, *, tokenized: bool = False
 ) -> tuple[str, CaptionScores]:
     """Score the best single caption for all pictures.
 
     The candidates are the 20 most frequent captions of the training split (as tokens; equally
-    frequent ones in alphabetical order). The highest CIDEr-D on `references` wins, then the highest
-    ROUGE-L, then the most frequent: a floor that knows the answers, so it is not set too low.
+    frequent ones in alphabetical order). The highest CIDEr-D wins, then the highest ROUGE-L, then
+    the most frequent: a floor that knows the answers, so it is not set too low.
 
     Returns:
         The caption (tokens joined by blanks) and its scores.
 
     Raises:
-        CaptionerError: no training captions, no pictures, or a picture without a reference.
+        CaptionerError: no training captions.
     """
     if not train_captions:
         raise CaptionerError("there are no training captions to choose a constant caption from")
-    _check(references)
     counts = Counter(" ".join(_tokens(caption, tokenized)) for caption in train_captions)
     candidates = sorted(counts, key=lambda caption: (-counts[caption], caption))[:_CANDIDATES]
-    tokens = [[_tokens(caption, tokenized) for caption in picture] for picture in references]
-    cider = CiderD([[_split(caption) for caption in picture] for picture in tokens])
-
-    def merit(caption: str) -> tuple[float, float]:
-        same = [caption.split(" ")] * len(tokens)
-        return cider.score([caption.split()] * len(tokens)).mean(), rouge_l(tokens, same)[0]
-
-    best = max(candidates, key=merit)
-    return best, _scores(tokens, [best.split(" ")] * len(tokens))
+    everywhere = [[caption.split(" ")] * len(scorer.references) for caption in candidates]
+    scores = [scorer.score_tokens(captions) for captions in everywhere]
+    merit = [(one.corpus["cider_d"], one.corpus["rouge_l"]) for one in scores]
+    best = max(range(len(candidates)), key=merit.__getitem__)
+    return candidates[best], scores[best]

@@ -8,124 +8,34 @@ training scores many captions against it.
 """
 
 import math
-from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from captioner import CaptionerError
-from captioner.metrics.bleu import ngrams
+from captioner.metrics.ngrams import ORDERS, Matches, ReferenceNGrams, ranges
 
-_ORDERS = 4
 _SIGMA = 6.0
 
 
-@dataclass(frozen=True)
-class DocumentFrequencies:
-    """In how many of `pictures` pictures some reference holds each n-gram."""
-
-    counts: Counter[tuple[Hashable, ...]]
-    pictures: int
-
-    @classmethod
-    def of(cls, references: Iterable[Sequence[Sequence[Hashable]]]) -> "DocumentFrequencies":
-        """Count over the references, which are lists of tokens, grouped by picture."""
-        return cls._of_counts([[ngrams(reference) for reference in group] for group in references])
-
-    @classmethod
-    def _of_counts(cls, reference_counts: list[list[Counter]]) -> "DocumentFrequencies":
-        counts: Counter[tuple[Hashable, ...]] = Counter()
-        for picture_counts in reference_counts:
-            counts.update(set().union(*picture_counts))
-        return cls(counts, len(reference_counts))
-
-
 class CiderD:
-    """The CIDEr-D score against a fixed set of references."""
+    """The CIDEr-D score against a fixed set of references, which are the documents as well."""
 
-    def __init__(
-        self,
-        references: Sequence[Sequence[Sequence[Hashable]]],
-        document_frequencies: DocumentFrequencies | None = None,
-    ) -> None:
-        """Work out the reference side.
-
-        Args:
-            references: for each picture its reference captions, each a list of tokens (words or
-                word numbers).
-            document_frequencies: where an n-gram's weight comes from; the references themselves
-                unless given, as in the COCO reference.
-
-        Raises:
-            CaptionerError: a picture has no reference.
-        """
-        for number, picture_references in enumerate(references):
-            if not picture_references:
-                raise CaptionerError(f"picture {number} has no reference caption; leave it out")
-        reference_counts = [[ngrams(reference) for reference in group] for group in references]
-        frequencies = document_frequencies or DocumentFrequencies._of_counts(reference_counts)
-        log_pictures = math.log(frequencies.pictures) if frequencies.pictures else 0.0
-        self._default_weight = log_pictures
-        self._weights = {
-            ngram: log_pictures - math.log(count) for ngram, count in frequencies.counts.items()
-        }
-        self._pictures = [
-            (*self._index(counts), [_length(reference) for reference in group])
-            for counts, group in zip(reference_counts, references, strict=True)
-        ]
-
-    def _vector(
-        self, counts: Counter[tuple[Hashable, ...]]
-    ) -> tuple[dict[tuple[Hashable, ...], float], list[float]]:
-        """Return the TF-IDF weight of each n-gram and the vector's norm for each order."""
-        squares = [0.0] * _ORDERS
-        vector = {}
-        weights, default = self._weights, self._default_weight
-        for ngram, count in counts.items():
-            value = vector[ngram] = count * weights.get(ngram, default)
-            squares[len(ngram) - 1] += value * value
-        return vector, [math.sqrt(square) for square in squares]
-
-    def _index(self, reference_counts: list[Counter]) -> tuple[dict, list[list[float]]]:
-        """Turn a picture's references into postings: n-gram -> (reference number, weight), ..."""
-        postings: dict[tuple[Hashable, ...], list[tuple[int, float]]] = {}
-        norms = []
-        for number, counts in enumerate(reference_counts):
-            vector, norm = self._vector(counts)
-            norms.append(norm)
-            for ngram, value in vector.items():
-                postings.setdefault(ngram, []).append((number, value))
-        return postings, norms
-
-    def _score(self, hypothesis: Sequence[Hashable], picture: int) -> float:
-        postings, norms, lengths = self._pictures[picture]
-        vector, norm = self._vector(ngrams(hypothesis))
-        products = [[0.0] * _ORDERS for _ in norms]
-        for ngram, value in vector.items():
-            for number, reference_value in postings.get(ngram, ()):
-                products[number][len(ngram) - 1] += min(value, reference_value) * reference_value
-        total = 0.0
-        length = _length(hypothesis)
-        for product, reference_norm, reference_length in zip(products, norms, lengths, strict=True):
-            cosines = sum(
-                dot / (a * b)
-                for dot, a, b in zip(product, norm, reference_norm, strict=True)
-                if dot
-            )
-            if cosines:
-                total += cosines * math.exp(-((length - reference_length) ** 2) / (2 * _SIGMA**2))
-        return 10 * total / (_ORDERS * len(norms))
+    def __init__(self, references: ReferenceNGrams) -> None:
+        self._references = references
+        self._new_weight = math.log(references.pictures) if references.pictures else 0.0
+        self._weights = self._new_weight - np.log(references.document_frequency)
+        self._values = references.count * self._weights[references.ngram]
+        self._norms = _norms(
+            references.reference,
+            references.order[references.ngram],
+            self._values,
+            len(references.lengths),
+        )
 
     def score(
         self, hypotheses: Sequence[Sequence[Hashable]], pictures: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Score captions.
-
-        Args:
-            hypotheses: generated captions, each a list of tokens.
-            pictures: for each hypothesis the number of its picture in `references`; without it
-                there is one hypothesis for each picture, in order.
+        """Score captions, each a list of tokens; see `ReferenceNGrams.match`.
 
         Returns:
             (hypotheses,) float64, from 0 to 10.
@@ -133,16 +43,44 @@ class CiderD:
         Raises:
             CaptionerError: the numbers of hypotheses and pictures differ.
         """
-        if pictures is None:
-            pictures = range(len(self._pictures))
-        if len(pictures) != len(hypotheses):
-            raise CaptionerError(
-                f"{len(hypotheses)} captions for {len(pictures)} pictures; give one for each"
-            )
-        pairs = zip(hypotheses, pictures, strict=True)
-        return np.array([self._score(hypothesis, picture) for hypothesis, picture in pairs])
+        return self.score_matches(self._references.match(hypotheses, pictures))
+
+    def score_matches(self, matches: Matches) -> np.ndarray:
+        """Score captions that were looked up already, (hypotheses,) float64."""
+        known, captions = self._references, len(matches.lengths)
+        is_known = matches.ngram < known.unknown
+        weights = np.full(len(matches.ngram), self._new_weight)
+        weights[is_known] = self._weights[matches.ngram[is_known]]
+        values = matches.count * weights
+        norms = _norms(matches.hypothesis, matches.order, values, captions)
+
+        # Every n-gram of a hypothesis meets its entries, one for each reference that holds it.
+        shared = np.flatnonzero(matches.group >= 0)
+        groups = matches.group[shared]
+        holders = known.group_start[groups + 1] - known.group_start[groups]
+        entry, mine = ranges(known.group_start[groups], holders), np.repeat(shared, holders)
+        hypothesis = matches.hypothesis[mine]
+        offset = known.reference[entry] - matches.pair_reference[matches.first_pair[hypothesis]]
+        pair = matches.first_pair[hypothesis] + offset
+        theirs = self._values[entry]
+        products = np.bincount(
+            pair * ORDERS + matches.order[mine],
+            np.minimum(values[mine], theirs) * theirs,
+            len(matches.pair_hypothesis) * ORDERS,
+        ).reshape(-1, ORDERS)
+        scale = norms[matches.pair_hypothesis] * self._norms[matches.pair_reference]
+        zeros = np.zeros(products.shape)
+        cosines = np.divide(products, scale, out=zeros, where=scale > 0).sum(1)
+        # The reference takes the number of bigrams for the length: one less, but never below 0.
+        own = np.maximum(matches.lengths - 1, 0)[matches.pair_hypothesis]
+        apart = own - np.maximum(known.lengths - 1, 0)[matches.pair_reference]
+        agreements = cosines * np.exp(-(apart**2) / (2 * _SIGMA**2))
+        references = np.bincount(matches.pair_hypothesis, minlength=captions)
+        total = np.bincount(matches.pair_hypothesis, agreements, captions)
+        return 10 * total / (ORDERS * references)
 
 
-def _length(tokens: Sequence[Hashable]) -> int:
-    """The reference takes the number of bigrams for the length: one less, but never below 0."""
-    return max(len(tokens) - 1, 0)
+def _norms(caption: np.ndarray, order: np.ndarray, values: np.ndarray, captions: int) -> np.ndarray:
+    """Length of each caption's vector for each order, (captions, 4)."""
+    squares = np.bincount(caption * ORDERS + order, values**2, captions * ORDERS)
+    return np.sqrt(squares).reshape(captions, ORDERS)
