@@ -1,4 +1,4 @@
-"""cli.py: files and folders in, captions out; what cannot be read is named, the rest is done."""
+"""cli/: files and folders in, captions out; what cannot be read is named, the rest is done."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_files_and_folders(pictures, folder, captioner, quick, capsys):
 
 
 def test_more_pictures_than_a_batch(pictures, folder, quick, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "BATCH", 2)
+    monkeypatch.setattr(cli.caption, "BATCH", 2)
     one = pictures / "b.png"
     assert cli.main(["caption", *[str(one)] * 5, "--bundle", str(folder), "--beam", "7"]) == 0
     found = lines(capsys.readouterr().out)
@@ -121,7 +121,7 @@ def test_json(pictures, folder, captioner, quick, capsys):
 def test_a_broken_picture_is_named_and_the_others_are_done(
     pictures, folder, quick, capsys, monkeypatch, extra
 ):
-    monkeypatch.setattr(cli, "BATCH", 2)
+    monkeypatch.setattr(cli.caption, "BATCH", 2)
     broken = pictures / "aa.png"
     broken.write_bytes(picture(1)[:60])
     assert cli.main(["caption", str(pictures), "--bundle", str(folder), *extra]) == 1

@@ -1,0 +1,56 @@
+"""The command line: one module a command. `captioner --help` imports nothing heavy.
+
+A command's module has `add_parser(commands)`, which adds its arguments and names the function that
+runs it (`set_defaults(run=...)`); that function takes the parsed options and returns the exit code.
+What it needs beyond the standard library it imports when it runs.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from captioner import CaptionerError, __version__
+from captioner.cli import caption, compare, score
+from captioner.cli.terminal import complain
+
+COMMANDS = (caption, score, compare)  # in the order of the help
+
+EXAMPLES = """\
+examples:
+  captioner caption dog.jpg                     write a caption for a picture
+  captioner caption holidays/ --json            for a folder and all below it, as JSON
+  captioner score --references refs.json --hypotheses captions.json
+                                                BLEU, ROUGE-L and CIDEr-D of anybody's captions
+  captioner compare HEAD~1 HEAD                 is a commit's model better, how surely, and where
+
+`captioner COMMAND --help` says what a command takes, with examples.
+
+exit codes: 0 all done; 1 done in part, what was left out is named on stderr; 2 nothing was done:
+a wrong argument or a file that cannot be used (named on stderr)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="captioner",
+        description="Caption pictures with what `dvc repro` trained; score and compare captions.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"captioner {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except CaptionerError as error:
+        complain(str(error))
+        return 2
+    except BrokenPipeError:  # `captioner ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130  # what shells give a program that was stopped by Ctrl-C
