@@ -1,6 +1,6 @@
 """Stage preprocess: every picture decoded once, made square and stored; captions in a table."""
 
-from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
+from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
 
 import logging
 from pathlib import Path
@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from captioner.datasets import flickr, scenes
 from captioner.files import write_json
-from captioner.images import write_shards, write_table
+from captioner.images import read_pictures, write_shards, write_table
 from captioner.intake import check_intake, contact_sheet, write_rejected
-from captioner.params import load_params
+from captioner.leaks import COLUMNS, check_leaks, draw_leaks, find_leaks, summary, write_leaks
 
 RAW = Path("data/raw")
 IMAGES = Path("data/images")
@@ -21,7 +21,7 @@ READERS = {"scenes": scenes.read, "flickr8k": flickr.read}
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    params = load_params()
+    params = read_params()
     options = params.preprocess
     pictures = READERS[params.download.source](RAW)
     captions, rejected, counts = write_shards(
@@ -34,9 +34,14 @@ def main() -> None:
     )
     write_rejected(REPORT / "rejected.csv", rejected)
     check_intake(counts, rejected, options.max_rejected)
+    leaks, leaked = find_leaks(read_pictures(IMAGES, COLUMNS), captions)
+    write_leaks(REPORT / "leaks.csv", leaks)
+    draw_leaks(IMAGES, leaks, REPORT / "leaks.png")
+    print(summary(leaked, captions))
+    check_leaks(leaks, options.allow_leaks)
     write_table(captions, "data/captions.parquet")
     contact_sheet(IMAGES, captions, REPORT / "contact_sheet.png")
-    write_json(REPORT / "metrics.json", counts)
+    write_json(REPORT / "metrics.json", counts | leaked)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ def test_rows_are_as_the_format_says(tmp_path):
     assert (table["original_width"][0], table["original_height"][0]) == (10, 6)
     assert str(table["original_width"].dtype) == "int32"
     assert table["sha256"][1] == hashlib.sha256(source[1].data).hexdigest()
+    # no pattern in one grey, and the grey of 16 fields
+    assert table["perceptual_hash"].tolist() == ["00" * 32 + f"{n:02x}" * 48 for n in (7, 8, 9)]
     assert json.loads(table["facts"][0]) == {"shape": "star", "count": 2}
     assert table["facts"].isna().tolist() == [False, True, True]
 

@@ -47,6 +47,7 @@ def test_scenes_from_the_drawing_program_to_the_shards(params):
     captions = pd.read_parquet("data/captions.parquet")
     assert captions["picture"].nunique() == 10
     metrics = json.loads(Path("reports/preprocess/metrics.json").read_text())
+    assert metrics.pop("leaked_captions_test") / 10 == metrics.pop("leaked_captions_test_share")
     assert metrics == {
         "pictures_train": 6,
         "pictures_val": 2,
@@ -54,7 +55,11 @@ def test_scenes_from_the_drawing_program_to_the_shards(params):
         "captions": len(captions),
         "rejected_pictures": 0,
         "rejected_captions": 0,
+        "leaked_pictures_same_bytes": 0,
+        "leaked_pictures_same_hash": 0,
     }
+    header = "kind,split,image_id,other_split,other_image_id\n"
+    assert Path("reports/preprocess/leaks.csv").read_text() == header
     assert Path("reports/preprocess/rejected.csv").read_text() == "image_id,reason,detail\n"
     with Image.open("reports/preprocess/contact_sheet.png") as sheet:
         assert sheet.format == "PNG"
@@ -64,6 +69,39 @@ def test_scenes_from_the_drawing_program_to_the_shards(params):
     download.main()
     preprocess.main()
     assert {path: path.read_bytes() for path in first} == first  # byte for byte
+
+
+def test_a_test_picture_that_is_also_in_train_stops_after_the_report(params, capsys):
+    """The archive of the drawing program, with one picture and its captions put in twice."""
+    download.main()
+    archive = Path("data/raw/scenes.zip")
+    with zipfile.ZipFile(archive) as source:
+        files = {name: source.read(name) for name in source.namelist()}
+    files["pictures/test-000001.png"] = files["pictures/train-000003.png"]
+    records = [json.loads(line) for line in files["scenes.jsonl"].decode().splitlines()]
+    copied = {record["image_id"]: record for record in records}["train-000003"]["captions"]
+    records[-1]["captions"] = copied
+    files["scenes.jsonl"] = "\n".join(map(json.dumps, records)).encode()
+    with zipfile.ZipFile(archive, "w") as target:
+        for name, data in files.items():
+            target.writestr(name, data)
+    report = Path("reports/preprocess")
+    with pytest.raises(
+        CaptionerError, match=r"two splits: 1 \(test 'test-000001' = train 'train-000003'"
+    ):
+        preprocess.main()
+    assert pd.read_csv(report / "leaks.csv").to_numpy().tolist() == [
+        ["same bytes", "test", "test-000001", "train", "train-000003"]
+    ]
+    assert (report / "leaks.png").exists() and not (report / "metrics.json").exists()
+    assert "leaks: 1 pictures of val or test have the bytes" in capsys.readouterr().out
+
+    params["preprocess"]["allow_leaks"] = True
+    write(params)
+    preprocess.main()
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert metrics["leaked_pictures_same_bytes"] == 1
+    assert metrics["leaked_captions_test"] >= len(copied)
 
 
 def test_flickr_with_too_many_bad_pictures_stops_after_the_report(params, monkeypatch, shared):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner import CaptionerError
-from captioner.raster import PictureError, decode, prepare
+from captioner.raster import PictureError, decode, perceptual_hashes, prepare
 
 MAX = 10_000_000
 
@@ -183,7 +183,8 @@ def test_metadata_is_not_carried_over():
 def test_output_is_always_square_rgb(width, height, size, fit, mode):
     data = encode(Image.new(mode, (width, height)), "TIFF" if mode == "CMYK" else "PNG")
     prepared = prepare(data, size, fit, 90, MAX)
-    assert astuple(prepared)[1:] == (size, size, width, height)
+    assert astuple(prepared)[1:-1] == (size, size, width, height)
+    assert (prepared.thumbnail.shape, prepared.thumbnail.dtype) == ((32, 32, 3), np.uint8)
     assert decode(prepared.jpeg).shape == (size, size, 3)
     with Image.open(io.BytesIO(prepared.jpeg)) as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size))
@@ -263,6 +264,88 @@ def test_quality_and_policy_are_obeyed():
     )
     with pytest.raises(ValueError, match="fit: 'stretch'"):
         prepare(data, 64, "stretch", 95, MAX)
+
+
+# --- perceptual hash ---------------------------------------------------------------------------
+
+
+def test_thumbnail_is_the_whole_upright_picture_whatever_the_fit():
+    """Left half red, right half blue, stored lying on its side (orientation 6 turns it upright)."""
+    lying = np.zeros((160, 64, 3), np.uint8)
+    lying[80:, :, 0] = lying[:80, :, 2] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.fromarray(lying).transpose(Image.Transpose.FLIP_TOP_BOTTOM), exif=exif)
+    upright = np.zeros((32, 32, 3), int)
+    upright[:, :16, 2] = upright[:, 16:, 0] = 255
+    for fit in ("squash", "crop", "pad"):
+        thumbnail = prepare(data, 20, fit, 90, MAX).thumbnail.astype(int)
+        shown = thumbnail if thumbnail[0, 0, 2] > 127 else thumbnail[:, ::-1]
+        assert close(shown[:, :14], upright[:, :14], 1) and close(shown[:, 18:], upright[:, 18:], 1)
+
+
+def hash_of(pixels: np.ndarray) -> tuple[int, list[int]]:
+    """The pattern as an integer of 256 bits, the 16 colours as 48 numbers."""
+    (text,) = perceptual_hashes(pixels[None])
+    return int(text[:64], 16), list(bytes.fromhex(text[64:]))
+
+
+def test_pattern_is_the_bits_of_the_cosine_transform_above_the_median():
+    """By the definition, with sums over all pixels; red, green and blue are equal here."""
+    grey = np.random.default_rng(4).integers(0, 256, (32, 32))
+    angles = np.pi * (2 * np.arange(32) + 1) / 64
+    coefficients = [
+        (grey * np.cos(u * angles)[:, None] * np.cos(v * angles)).sum()
+        for u in range(1, 17)
+        for v in range(1, 17)
+    ]
+    bits = "".join(str(int(c > np.median(coefficients))) for c in coefficients)
+    pattern, _ = hash_of(np.repeat(grey[..., None], 3, 2).astype(np.uint8))
+    assert pattern == int(bits, 2)
+
+
+def test_colours_are_the_means_of_sixteen_fields():
+    fields = np.random.default_rng(6).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    pixels = fields.repeat(8, 0).repeat(8, 1)
+    assert hash_of(pixels)[1] == fields.ravel().tolist()
+    pixels[::2, :, 0] = 0
+    halves = (fields[..., 0].astype(int) + 1) // 2  # a half is rounded up
+    assert hash_of(pixels)[1][::3] == halves.ravel().tolist()
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (1, 99, 203)])
+def test_one_colour_has_no_pattern(colour):
+    assert hash_of(np.full((32, 32, 3), colour, np.uint8)) == (0, list(colour) * 16)
+
+
+def test_many_pictures_at_once_are_as_one_by_one():
+    pixels = np.random.default_rng(8).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    single = [perceptual_hashes(picture[None])[0] for picture in pixels]
+    assert perceptual_hashes(pixels) == single
+    assert len(set(single)) == 5 and {len(text) for text in single} == {160}
+
+
+def photograph(seed: int) -> Image.Image:
+    """Random colours whose contrast falls with the frequency, as that of photographs does."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)).resize((224, 224))
+        for cells in (3, 6, 12, 24, 48)
+    ]
+    weights = np.array([0.3, 0.25, 0.2, 0.15, 0.1])
+    return Image.fromarray(np.tensordot(weights, np.array(layers), 1).astype(np.uint8))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), side=st.integers(120, 400), quality=st.integers(80, 95))
+def test_hash_survives_jpeg_and_another_size(seed, side, quality):
+    image = photograph(seed)
+    copy = image.resize((side, side), Image.Resampling.BICUBIC)
+    files = [encode(image), encode(copy, "JPEG", quality=quality), encode(photograph(seed + 1))]
+    one, other, third = (hash_of(prepare(data, 64, "crop", 92, MAX).thumbnail) for data in files)
+    assert (one[0] ^ other[0]).bit_count() <= 24  # 4 as a rule, 18 at most among 1,500
+    assert max(abs(a - b) for a, b in zip(one[1], other[1], strict=True)) <= 5
+    assert (one[0] ^ third[0]).bit_count() > 80
 
 
 # --- what is refused ---------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from captioner import CaptionerError
 from captioner.datasets import SPLITS, Picture, Rejected
 from captioner.files import atomic_file, atomic_folder
-from captioner.raster import Fit, PictureError, decode, prepare
+from captioner.raster import Fit, PictureError, decode, perceptual_hashes, prepare
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
         ("original_width", pa.int32()),
         ("original_height", pa.int32()),
         ("sha256", pa.string()),
+        ("perceptual_hash", pa.string()),
         ("facts", pa.string()),
     ]
 )
@@ -137,6 +138,8 @@ def write_shards(
 
 
 def _write_shard(rows: list[dict], folder: Path, number: int) -> None:
+    hashes = perceptual_hashes(np.stack([row.pop("thumbnail") for row in rows]))
+    rows = [row | {"perceptual_hash": text} for row, text in zip(rows, hashes, strict=True)]
     write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / f"part-{number:05d}.parquet")
 
 

@@ -9,7 +9,7 @@ import csv
 import io
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,12 +63,18 @@ def check_intake(counts: Mapping[str, int], rejected: Iterable[Rejected], limit:
 
 
 def write_rejected(path: Path | str, rejected: Iterable[Rejected]) -> None:
-    """Write CSV (image_id, reason, detail), the header always, safe to open as a spreadsheet."""
+    """Write CSV with the columns image_id, reason, detail."""
+    rows = ((item.image_id, item.reason, item.detail) for item in rejected)
+    write_csv(path, ("image_id", "reason", "detail"), rows)
+
+
+def write_csv(path: Path | str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write CSV, the header always, safe to open as a spreadsheet whatever the texts hold."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("image_id", "reason", "detail"))
-    for item in rejected:
-        writer.writerow(map(_cell, (item.image_id, item.reason, item.detail)))
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow(map(_cell, row))
     with atomic_file(path) as temporary:
         temporary.write_bytes(stream.getvalue().encode("utf-8", "replace"))
 
