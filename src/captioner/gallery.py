@@ -1,173 +1,126 @@
 """The gallery: pictures with what the model says of them and what people said, to be looked at.
 
-Laid out in inches from the top: each row is as high as its longest text, and lines are broken where
-the measured width ends, so that nothing overlaps or is cut whatever the captions hold.
+Three choices of pictures: a random one shows what to expect, the best and the worst by CIDEr-D what
+the model has understood and what not. Each row of a gallery is as high as its longest text.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 
-from captioner.files import atomic_file
+from captioner.drawing import CAPTION, MARGIN, SCORE, TITLE, Page, Style, Text, height_of
 from captioner.images import jpegs
 from captioner.raster import decode
 
+Choice = Literal["best", "worst", "random"]
+CHOICES: tuple[Choice, ...] = get_args(Choice)
+
 COLUMNS = 4
 REFERENCES = 3  # shown of each picture
-SIDE, GAP, MARGIN = 2.9, 0.32, 0.35  # of pictures, between columns, around all, in inches
-PICTURE_GAP, TEXT_GAP = 0.06, 0.06  # above the caption, and above every text
-DPI = 100
-MORE = "…"  # ends a text that is cut
+SIDE, GAP = 2.9, 0.32  # of pictures, between columns, in inches
+PICTURE_GAP = 0.06  # between a picture and its caption, in inches
 
-
-@dataclass(frozen=True)
-class Style:
-    """Font size in points, colour, weight, most lines, and the start of all but the first."""
-
-    size: float
-    color: str
-    weight: str = "normal"
-    lines: int = 1
-    indent: str = ""
-
-    @property
-    def height(self) -> float:
-        """Of a line, in inches."""
-        return self.size * 1.4 / 72
-
-
-TITLE = Style(15, "#222222", "bold", lines=2)
-CAPTION = Style(11.5, "#1a4d8f", "bold", lines=4)
-SCORE = Style(9, "#777777")
 REFERENCE = Style(9.5, "#222222", lines=3, indent="    ")
+NEAREST = Style(9, "#707070", lines=3, indent="    ")
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A picture (size, size, 3) uint8, its caption, its references, and a line about the score."""
+    """A picture with what is said of it.
 
+    Attributes:
+        place: the row of the predictions that it comes from.
+        pixels: (size, size, 3) uint8.
+        caption: the model's.
+        references: people's.
+        score: a line about the caption's score.
+        nearest: a caption of the nearest training picture, or None where none is known.
+    """
+
+    place: int
     pixels: np.ndarray
     caption: str
     references: Sequence[str]
     score: str
+    nearest: str | None = None
+
+
+def choose(cider_d: np.ndarray, choice: Choice, number: int, seed: int) -> np.ndarray:
+    """Places of at most `number` pictures.
+
+    Args:
+        cider_d: (pictures,) score of each picture.
+        choice: `best` and `worst` begin with the extreme and take ties in the order of the rows;
+            `random` keeps the order of the rows.
+        number, seed: how many, and which at random.
+    """
+    if choice == "random":
+        count = min(number, len(cider_d))
+        return np.sort(np.random.default_rng(seed).choice(len(cider_d), count, replace=False))
+    if choice not in CHOICES:
+        raise ValueError(f"choice: {choice!r}: expected {', '.join(CHOICES)}")
+    return np.argsort(cider_d if choice == "worst" else -cider_d, kind="stable")[:number]
 
 
 def choose_exhibits(
     images: Path | str, predictions: pa.Table, rows: np.ndarray, number: int, seed: int
-) -> list[Exhibit]:
-    """A random choice of predictions with their pictures.
+) -> dict[Choice, list[Exhibit]]:
+    """Predictions with their pictures for each of the three choices; one pass over the pictures.
 
     Args:
         images: folder of the pictures' shards.
-        predictions: from `evaluation.predictions_table`.
-        rows: the picture number of each prediction.
-        number, seed: how many, and which.
+        predictions: from `evaluation.predictions_table`; captions of the nearest training pictures
+            are shown where it has a column `nearest_caption`.
+        rows: (predictions,) the picture number of each.
+        number, seed: as for `choose`.
     """
-    count = min(number, len(rows))
-    chosen = np.sort(np.random.default_rng(seed).choice(len(rows), count, replace=False))
-    wanted = set(rows[chosen].tolist())
-    stored = {row: jpeg for row, jpeg in enumerate(jpegs(images)) if row in wanted}
-    return [
-        Exhibit(
-            decode(stored[int(rows[place])]),
+    cider_d = predictions["cider_d"].to_numpy()
+    places = {choice: choose(cider_d, choice, number, seed).tolist() for choice in CHOICES}
+    wanted = {int(rows[place]) for chosen in places.values() for place in chosen}
+    pixels = {row: decode(jpeg) for row, jpeg in enumerate(jpegs(images)) if row in wanted}
+    has_nearest = "nearest_caption" in predictions.column_names
+
+    def exhibit(place: int) -> Exhibit:
+        return Exhibit(
+            place,
+            pixels[int(rows[place])],
             predictions["caption"][place].as_py(),
             predictions["references"][place].as_py(),
-            f"CIDEr-D {predictions['cider_d'][place].as_py():.2f}",
+            f"CIDEr-D {cider_d[place]:.2f}",
+            predictions["nearest_caption"][place].as_py() if has_nearest else None,
         )
-        for place in map(int, chosen)
-    ]
+
+    return {choice: [exhibit(place) for place in chosen] for choice, chosen in places.items()}
 
 
-def draw_gallery(exhibits: Sequence[Exhibit], path: Path | str, title: str) -> None:
+def draw_gallery(path: Path | str, exhibits: Sequence[Exhibit], title: str) -> None:
     """Draw the exhibits as a PNG, four to a row; captions are text, whatever they hold."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = min(COLUMNS, len(exhibits))
-    width = columns * (SIDE + GAP) - GAP + 2 * MARGIN
-    figure = Figure(figsize=(width, 1), dpi=DPI, facecolor="white")
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    head = _broken(title, TITLE, width - 2 * MARGIN, renderer)
-    texts = [_texts(exhibit, renderer) for exhibit in exhibits]
+    columns = max(1, min(COLUMNS, len(exhibits)))
+    page = Page(columns * (SIDE + GAP) - GAP + 2 * MARGIN)
+    head = [page.broken(title, TITLE)]
+    texts = [_texts(exhibit, page) for exhibit in exhibits]
     rows = [texts[start : start + columns] for start in range(0, len(texts), columns)]
-    heights = [SIDE + PICTURE_GAP + max(map(_height, row)) + GAP for row in rows]
-    top = MARGIN + _height([(TITLE, head)]) + 0.1
-    figure.set_figheight(top + sum(heights) - GAP + MARGIN)
-    _write(figure, MARGIN, MARGIN, [(TITLE, head)])
+    heights = [SIDE + PICTURE_GAP + max(map(height_of, row)) + GAP for row in rows]
+    top = MARGIN + height_of(head) + 0.1
+    page.set_height(top + sum(heights) - GAP + MARGIN)
+    page.write(MARGIN, MARGIN, head)
     for number, (height, row) in enumerate(zip(heights, rows, strict=True)):
         for column, text in enumerate(row):
             left = MARGIN + column * (SIDE + GAP)
-            axes = figure.add_axes(_box(figure, left, top, SIDE, SIDE))
-            axes.imshow(exhibits[number * columns + column].pixels, interpolation="bicubic")
-            axes.axis("off")
-            _write(figure, left, top + SIDE + PICTURE_GAP, text)
+            page.picture(left, top, SIDE, exhibits[number * columns + column].pixels)
+            page.write(left, top + SIDE + PICTURE_GAP, text)
         top += height
-    with atomic_file(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # emoji and the like become boxes
-        figure.savefig(temporary, metadata={"Software": None})
+    page.save(path)
 
 
-def _texts(exhibit: Exhibit, renderer) -> list[tuple[Style, list[str]]]:
-    """What is written below a picture, in lines."""
-    texts = [(CAPTION, exhibit.caption or "(empty)"), (SCORE, exhibit.score)]
-    texts += [(REFERENCE, f"–  {reference}") for reference in exhibit.references[:REFERENCES]]
-    return [(style, _broken(text, style, SIDE, renderer)) for style, text in texts]
-
-
-def _height(texts: Sequence[tuple[Style, list[str]]]) -> float:
-    """Of texts one below the other with a little space between, in inches."""
-    return sum(style.height * len(lines) + TEXT_GAP for style, lines in texts)
-
-
-def _broken(text: str, style: Style, width: float, renderer) -> list[str]:
-    """A text in lines of at most `width` inches; words longer than a line are broken."""
-    from matplotlib.font_manager import FontProperties
-
-    font = FontProperties(size=style.size, weight=style.weight)
-
-    def fits(line: str) -> bool:
-        return renderer.get_text_width_height_descent(line, font, False)[0] <= width * DPI
-
-    # Of longer texts no part past this is ever shown.
-    text = "".join(c if c.isprintable() else " " for c in text[:1000])
-    lines = [""]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        for word in text.split(" "):
-            if fits(f"{lines[-1]} {word}"):
-                lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
-                continue
-            lines.append(style.indent)
-            for letter in word:
-                if not fits(lines[-1] + letter):
-                    lines.append(style.indent)
-                lines[-1] += letter
-        lines = [line for line in lines if line.strip()] or [""]
-        if len(lines) > style.lines:
-            last = lines[style.lines - 1]
-            while not fits(last + MORE):
-                last = last[:-1]
-            lines = [*lines[: style.lines - 1], last.rstrip() + MORE]
-    return lines
-
-
-def _write(figure, left: float, top: float, texts: Sequence[tuple[Style, list[str]]]) -> None:
-    """Write texts one below the other, from `left` and `top` in inches."""
-    for style, lines in texts:
-        top += TEXT_GAP
-        for line in lines:
-            x, y, *_ = _box(figure, left, top, 0, 0)
-            look = {"size": style.size, "weight": style.weight, "color": style.color}
-            figure.text(x, y, line, va="top", parse_math=False, **look)
-            top += style.height
-
-
-def _box(figure, left: float, top: float, width: float, height: float) -> tuple[float, ...]:
-    """Inches from the upper left corner as matplotlib's fractions from the lower left one."""
-    all_width, all_height = figure.get_size_inches()
-    bottom = all_height - top - height
-    return left / all_width, bottom / all_height, width / all_width, height / all_height
+def _texts(exhibit: Exhibit, page: Page) -> list[Text]:
+    """What is written below a picture."""
+    texts = [(exhibit.caption or "(empty)", CAPTION), (exhibit.score, SCORE)]
+    texts += [(f"–  {reference}", REFERENCE) for reference in exhibit.references[:REFERENCES]]
+    if exhibit.nearest is not None:
+        texts.append((f"nearest training picture: {exhibit.nearest}", NEAREST))
+    return [page.broken(text, style, SIDE) for text, style in texts]

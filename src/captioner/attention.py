@@ -1,0 +1,185 @@
+"""Where the model looked as it chose each word: the attention weights of finished captions, drawn.
+
+After the figures of "Show, Attend and Tell" (Xu et al. 2015, section 5.4). The weights are computed
+anew by teacher forcing: a model that reads a caption goes through the very states in which it wrote
+it, since the search carries coverage with each hypothesis.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from captioner.drawing import (
+    CAPTION,
+    DPI,
+    MARGIN,
+    NOTE,
+    SCORE,
+    TEXT_GAP,
+    TITLE,
+    Page,
+    Style,
+    height_of,
+)
+from captioner.gallery import Exhibit
+from captioner.model import CaptionModel
+from captioner.text import PAD, START
+
+STRIPS = 3  # pictures of a figure
+WORDS, NARROWEST = 8, 5  # tiles on a line: at most, and room for at least
+SIDE, GAP, STRIP_GAP = 1.36, 0.1, 0.3  # of tiles, between them, between strips, in inches
+TILE = round(SIDE * DPI)  # side of a tile in pixels
+PICTURE_SHARE = 0.4  # of a tile's colours; the rest shows the weights
+COLORS = "inferno"  # the lighter, the larger the weight, to all kinds of colour vision
+
+WORD, SCALE = Style(10, "#222222"), Style(9, "#707070")
+WORD_HEIGHT = height_of([(WORD, [""])]) + 0.03
+LINE, STEP = WORD_HEIGHT + SIDE + GAP, SIDE + GAP  # from tile to tile, down and right
+NOTE_TEXT = (
+    "Where the model looked as it chose each word: the brighter, the larger the attention weight. "
+    "All words of a picture share one scale."
+)
+
+
+def attention_weights(
+    model: CaptionModel, features: np.ndarray, words: np.ndarray, batch_size: int = 64
+) -> np.ndarray:
+    """The attention weights with which each word of given captions was chosen.
+
+    Args:
+        model: the captioning model.
+        features: (pictures, cells, channels) float16.
+        words: (pictures, length) int32, one caption for each picture, padded, without <start> and
+            <end>, as `decoding.Decoder` returns them.
+        batch_size: pictures a call of the compiled function; the last batch is padded to it.
+
+    Returns:
+        (pictures, length, cells) float32: they sum to 1 over the cells for a word, and are 0 for
+        padding. For pooled features, one cell, that is 1 for each word and tells nothing.
+    """
+    pictures, length = words.shape
+    seen = np.zeros((pictures, length, model.config.cells), np.float32)
+    if seen.size == 0:
+        return seen
+    batch_size = min(batch_size, pictures)
+
+    @tf.function
+    def watch(features: tf.Tensor, words: tf.Tensor) -> tf.Tensor:
+        memory, state = model.look(features)
+        # `step` reads a word and then looks, and what it sees chooses the next word: the weights
+        # of a word are those after reading the one before it, for the first word <start>.
+        read = tf.concat([tf.fill((batch_size, 1), START), words[:, :-1]], 1)
+        gates = model.lstm_words(model.word_projection(model.words(read)))
+        gates = tf.transpose(gates, (1, 0, 2))[:, :, None]  # (length, pictures, 1, 4 units)
+        start = (state, state[-1])  # any weights of the right shape: here the zeros of coverage
+        _, weights = tf.scan(lambda last, now: model.step(memory, last[0], now), gates, start)
+        return tf.transpose(weights[:, :, 0], (1, 0, 2))
+
+    for first in range(0, pictures, batch_size):
+        batch = slice(first, first + batch_size)
+        missing = batch_size - len(words[batch])
+        found = watch(
+            np.pad(features[batch], ((0, missing), (0, 0), (0, 0))),
+            np.pad(words[batch], ((0, missing), (0, 0)), constant_values=PAD).astype(np.int32),
+        )
+        seen[batch] = found.numpy()[: batch_size - missing]
+    return seen * (words != PAD)[..., None]
+
+
+def draw_strips(
+    path: Path | str, exhibits: Sequence[Exhibit], weights: np.ndarray, title: str
+) -> None:
+    """Draw a PNG with a strip for each picture: the picture, then a tile for each word.
+
+    A tile is the picture in grey, bright where the model looked as it chose the word above. The
+    scale, above the picture, ends at the largest weight of the strip: tiles of one strip can be
+    compared.
+
+    Args:
+        path: of the PNG.
+        exhibits: the pictures; their captions are words joined by blanks.
+        weights: (pictures, length, cells) from `attention_weights`; cells are a square grid, row
+            by row.
+        title: one line or two.
+
+    Raises:
+        ValueError: the cells are no square grid (pooled features have no place to look at), or a
+            caption is longer than its weights.
+    """
+    grid = math.isqrt(weights.shape[-1])
+    if grid < 2 or grid**2 != weights.shape[-1]:
+        raise ValueError(f"{weights.shape[-1]} cells are no square grid of a picture")
+    captions = [exhibit.caption.split() for exhibit in exhibits]
+    longest = max(map(len, captions), default=0)
+    if longest > weights.shape[1]:
+        raise ValueError(f"a caption of {longest} words has weights of {weights.shape[1]} words")
+
+    page = Page((1 + min(max(longest, NARROWEST), WORDS)) * STEP - GAP + 2 * MARGIN)
+    head = [page.broken(title, TITLE), page.broken(NOTE_TEXT, NOTE)]
+    texts = [
+        [page.broken(exhibit.caption or "(empty)", CAPTION), page.broken(exhibit.score, SCORE)]
+        for exhibit in exhibits
+    ]
+    lines = [max(1, -(-len(words) // WORDS)) for words in captions]
+    heights = [
+        height_of(text) + LINE * count + STRIP_GAP for text, count in zip(texts, lines, strict=True)
+    ]
+    top = MARGIN + height_of(head) + 0.1
+    page.set_height(top + sum(heights) - STRIP_GAP - GAP + MARGIN)
+    page.write(MARGIN, MARGIN, head)
+    for number, (exhibit, words) in enumerate(zip(exhibits, captions, strict=True)):
+        page.write(MARGIN, top, texts[number])
+        tiles = top + height_of(texts[number])
+        page.picture(MARGIN, tiles + WORD_HEIGHT, SIDE, _resized(exhibit.pixels))
+        largest = float(weights[number, : len(words)].max(initial=0))
+        if words:
+            _draw_scale(page, tiles, largest)
+        for place, word in enumerate(words):
+            left = MARGIN + STEP * (1 + place % WORDS)
+            upper = tiles + LINE * (place // WORDS)
+            page.write(left, upper, [page.broken(word, WORD, SIDE)])
+            seen = overlay(exhibit.pixels, weights[number, place].reshape(grid, grid), largest)
+            page.picture(left, upper + WORD_HEIGHT, SIDE, seen)
+        top += heights[number]
+    page.save(path)
+
+
+def _draw_scale(page: Page, top: float, largest: float) -> None:
+    """A bar of the colours from weight 0 to the largest, in the line of the words."""
+    page.write(MARGIN, top, [page.broken("0", SCALE, 0.2)])
+    page.write(MARGIN + SIDE - 0.33, top, [page.broken(f"{largest:.2f}", SCALE, 0.35)])
+    axes = page.axes(MARGIN + 0.14, top + TEXT_GAP + 0.02, SIDE - 0.54, 0.12)
+    axes.imshow(np.linspace(0, 1, 256)[None], cmap=COLORS, aspect="auto")
+    axes.axis("off")
+
+
+def overlay(pixels: np.ndarray, weights: np.ndarray, largest: float) -> np.ndarray:
+    """A picture in grey with its attention weights in colour.
+
+    Colours rather than the mere brightness of the picture: a black thing stays black in any light.
+
+    Args:
+        pixels: (size, size, 3) uint8.
+        weights: (rows, columns) of a grid over the picture.
+        largest: the weight that has the brightest colour.
+
+    Returns:
+        (TILE, TILE, 3) uint8.
+    """
+    from matplotlib import colormaps
+
+    scaled = Image.fromarray(np.asarray(weights / (largest or 1), np.float32))
+    # Bicubic, so that the borders of cells draw no shapes of their own; it overshoots a little.
+    smooth = np.asarray(scaled.resize((TILE, TILE), Image.Resampling.BICUBIC)).clip(0, 1)
+    colors = colormaps[COLORS](smooth)[..., :3] * 255
+    grey = np.asarray(Image.fromarray(_resized(pixels)).convert("L"))[..., None]
+    return (PICTURE_SHARE * grey + (1 - PICTURE_SHARE) * colors).round().astype(np.uint8)
+
+
+def _resized(pixels: np.ndarray) -> np.ndarray:
+    """A picture in the size of a tile."""
+    return np.asarray(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.BICUBIC))
