@@ -8,8 +8,30 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from captioner.params import Params
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+
+def read_params() -> "Params":
+    """Read params.yaml, and see that this machine has what it asks for.
+
+    Java and its programs are used by `evaluate` alone, but every stage asks for them: what is
+    missing is said before the training, not after it.
+    """
+    from captioner.params import load_params
+
+    params = load_params()
+    if params.evaluate.java_measures:
+        from captioner import CaptionerError
+        from captioner.metrics import java
+
+        if problem := java.missing(params.evaluate.java_measures):
+            raise CaptionerError(f"params.yaml: evaluate.java_metrics: {problem}; or write false")
+    return params
 
 
 def run_stage(name: str, main: Callable[[], None]) -> None:

@@ -1,6 +1,6 @@
 """Stage download: the data set's files into data/raw, as they are published or drawn."""
 
-from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
+from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
 
 import logging
 from pathlib import Path
@@ -8,7 +8,6 @@ from pathlib import Path
 from captioner.datasets import flickr, scenes
 from captioner.fetch import RemoteFile, fetch_all
 from captioner.files import write_json
-from captioner.params import load_params
 
 RAW = Path("data/raw")
 # Pennington, Socher and Manning (2014), public domain; 400,000 words, 50 to 300 dimensions.
@@ -21,7 +20,7 @@ GLOVE = RemoteFile(
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    params = load_params()
+    params = read_params()
     source = params.download
     paths = []
     if source.source == "scenes":

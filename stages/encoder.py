@@ -1,6 +1,6 @@
 """encoder: the CNN: ImageNet weights, or a small network trained here on the captions' words."""
 
-from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
+from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
 from pathlib import Path
@@ -19,7 +19,6 @@ from captioner.encoder import (
 from captioner.files import atomic_file, atomic_folder, write_json
 from captioner.images import jpegs, read_pictures
 from captioner.metrics.tokenizer import tokenize
-from captioner.params import load_params
 from captioner.raster import decode
 from captioner.text import Vocabulary
 
@@ -27,7 +26,7 @@ REPORTS = Path("reports/encoder")
 
 
 def main() -> None:
-    params = load_params()
+    params = read_params()
     make_deterministic(params.seed)
     backbone, size = params.encoder.backbone, params.preprocess.size
     weights = find_weights(backbone) if backbone in BACKBONES else None

@@ -1,6 +1,6 @@
 """export: embeddings of pictures, captions and words, and the bundle that captions pictures."""
 
-from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
+from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
 from pathlib import Path
@@ -15,13 +15,15 @@ from captioner.encoder import load_encoder
 from captioner.files import atomic_folder, write_json
 from captioner.images import read_pictures
 from captioner.model import load_captioner
-from captioner.params import load_params
 from captioner.raster import decode
 from captioner.text import Vocabulary
 
+PREPARATION = set(bundle.Preparation.__annotations__)
+DECODING = set(bundle.Decoding.__annotations__)
+
 
 def main() -> None:
-    params = load_params()
+    params = read_params()
     make_deterministic(params.seed)
     encoder, _ = load_encoder("models/encoder")
     model = load_captioner("models/captioner")
@@ -60,8 +62,8 @@ def main() -> None:
         model,
         vocabulary,
         params.train.attention,
-        bundle.Preparation(**params.preprocess.model_dump(exclude={"max_rejected"})),
-        bundle.Decoding(**params.evaluate.model_dump(exclude={"batch_size", "gallery"})),
+        bundle.Preparation(**params.preprocess.model_dump(include=PREPARATION)),
+        bundle.Decoding(**params.evaluate.model_dump(include=DECODING)),
     )
     sizes = {"pictures": len(index), "captions": len(captions), "words": len(vocabulary)}
     metrics = sizes | {"picture_size": of_pictures.shape[1], "word_size": words.shape[1]}

@@ -1,6 +1,6 @@
 """features: the CNN's grid and pooled features of all pictures, memory-mappable."""
 
-from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
+from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
 from pathlib import Path
@@ -12,11 +12,10 @@ from captioner.determinism import make_deterministic
 from captioner.encoder import extract_features, load_encoder
 from captioner.files import atomic_folder, write_json
 from captioner.images import batches, read_pictures, write_table
-from captioner.params import load_params
 
 
 def main() -> None:
-    params = load_params()
+    params = read_params()
     make_deterministic(params.seed)
     encoder, _ = load_encoder("models/encoder")
     index = read_pictures("data/images", ["image_id", "split"])

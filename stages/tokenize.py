@@ -1,6 +1,6 @@
 """tokenize: captions -> vocabulary, rows of word ids, word vectors, and what the vectors cover."""
 
-from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
+from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
 
 from pathlib import Path
 
@@ -10,14 +10,13 @@ import pandas as pd
 from captioner.files import atomic_file, atomic_folder, write_json
 from captioner.glove import coverage, neighbours, read_glove, train_glove, word_matrix
 from captioner.metrics.tokenizer import tokenize
-from captioner.params import load_params
 from captioner.text import Vocabulary, encode_tokens, token_statistics
 
 REPORTS = Path("reports/tokenize")
 
 
 def main() -> None:
-    params = load_params()
+    params = read_params()
     captions = pd.read_parquet("data/captions.parquet")
     tokens = [tokenize(caption) for caption in captions["caption"]]
     training = np.flatnonzero(captions["split"] == "train")

@@ -1,6 +1,6 @@
 """train: the captioning LSTM; after a kill it goes on from the last finished epoch."""
 
-from stages import run_stage  # isort: skip  (puts this checkout's src on the path)
+from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
 from pathlib import Path
@@ -11,7 +11,6 @@ import pandas as pd
 from captioner import decoding, examples, model, training
 from captioner.determinism import make_deterministic
 from captioner.files import atomic_file, atomic_folder, digest, write_json
-from captioner.params import load_params
 from captioner.text import Vocabulary
 from captioner.tracking import TrainingRun
 from captioner.validation import validator
@@ -21,7 +20,7 @@ SETTINGS = set(training.Settings.__annotations__)
 
 
 def main() -> None:
-    params = load_params()
+    params = read_params()
     make_deterministic(params.seed)
     features = examples.read_features("data/features", params.train.attention)
     train, val = (

@@ -3,11 +3,12 @@
 import copy
 import subprocess
 import sys
+from functools import reduce
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from captioner import CaptionerError
@@ -108,6 +109,21 @@ SECTION_NAMES = ", ".join(SECTIONS)
             ("preprocess", "fit"),
             "stretch",
             "preprocess.fit: 'stretch' is not allowed: one of: squash, crop, pad",
+        ),
+        (
+            ("preprocess", "allow_leaks"),
+            "yes",
+            "preprocess.allow_leaks: 'yes' is not allowed: true or false",
+        ),
+        (
+            ("evaluate", "java_metrics"),
+            "cider",
+            "evaluate.java_metrics: 'cider' is not allowed: one of: false, true, meteor, spice",
+        ),
+        (
+            ("preprocess", "allow_leaks"),
+            1,
+            "preprocess.allow_leaks: 1 is not allowed: true or false",
         ),
         (
             ("train", "dropout"),
@@ -322,6 +338,14 @@ def test_a_missing_file_a_folder_and_other_encodings(tmp_path):
         load_params(tmp_path / "latin.yaml")
 
 
+def test_java_metrics_name_their_measures(tmp_path):
+    wanted = {False: (), True: ("meteor", "spice"), "meteor": ("meteor",), "spice": ("spice",)}
+    for value, measures in wanted.items():
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(nested(value, "evaluate", "java_metrics")))
+        assert load_params(path).evaluate.java_measures == measures
+
+
 def scalars(raw: object, *path: str):
     for key, value in raw.items():
         if isinstance(value, dict):
@@ -330,7 +354,7 @@ def scalars(raw: object, *path: str):
             yield (*path, key)
 
 
-# No key of the file may hold any of these.
+# No key of the file may hold any of these (but for true and false, where it holds one of them).
 NEVER = st.sampled_from([True, False, None, [], {}, [1], {"a": 1}, "abc", "", "3", float("nan")])
 
 
@@ -339,6 +363,8 @@ NEVER = st.sampled_from([True, False, None, [], {}, [1], {"a": 1}, "abc", "", "3
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_no_value_of_another_type_passes(tmp_path, path, value):
+    written = reduce(dict.__getitem__, path, RAW)
+    assume(not (isinstance(value, bool) and isinstance(written, bool)))
     line = message(tmp_path / "params.yaml", yaml.safe_dump(nested(value, *path)))
     assert ".".join(path) in line
 

@@ -57,8 +57,13 @@ TINY = {
     "train.ema": 0.5,
     "train.epochs": EPOCHS,
     "evaluate.gallery": 2,
+    "evaluate.samples": 200,
     "evaluate.beam_width": 2,
 }
+EVALUATED = {"captions.html", "metrics.json", "caption_lengths.csv", "scores.csv", "scores.png"}
+EVALUATED |= {"gallery.png", "gallery_best.png", "gallery_worst.png"}
+EVALUATED |= {f"attention_{choice}.png" for choice in ("best", "worst", "random")}
+EVALUATED |= {f"{name}.{kind}" for name in ("by_length", "by_word") for kind in ("csv", "png")}
 fresh_look = itertools.count(1)
 
 
@@ -136,6 +141,8 @@ def pipeline(tmp_path_factory) -> Pipeline:
     pipeline.dvc("repro")
     commit(pipeline)
     pipeline.first = list(pipeline.runs().values())
+    report = pipeline.folder / "reports" / "evaluate" / "metrics.json"
+    pipeline.first_scores = json.loads(report.read_text())
     return pipeline
 
 
@@ -160,8 +167,11 @@ def assert_complete(pipeline: Pipeline, run) -> None:
     assert {"evaluate.cider_d", "evaluate.truthful"} <= run.data.metrics.keys()
 
     artifacts = Path(client.download_artifacts(run.info.run_id, ""))
-    for name in ("params.yaml", "dvc.yaml", "reports/evaluate/gallery.png"):
-        assert (artifacts / name).read_bytes() == (folder / name).read_bytes(), name
+    figures = [path.relative_to(folder) for path in (folder / "reports/evaluate").iterdir()]
+    assert {path.name for path in figures} == EVALUATED
+    for name in ("params.yaml", "dvc.yaml", *figures):
+        if Path(name).name != "metrics.json":
+            assert (artifacts / name).read_bytes() == (folder / name).read_bytes(), name
     lock = yaml.safe_load((artifacts / "dvc.lock").read_text())
     assert lock["stages"].keys() - {"track"} == set(STAGES)
     # What `track` saw in the middle of `dvc repro` is what dvc.lock says after it.
@@ -254,6 +264,17 @@ def test_another_beam_width_is_one_more_run_and_no_training(pipeline):
     (new,) = runs.keys() - before
     assert runs[new].data.params["evaluate.beam_width"] == "3"
     assert_complete(pipeline, runs[new])
+    # The captions of both, by git revision through DVC, as a file, and by MLflow runs: all the same
+    (old,) = [run for run in pipeline.first if run.info.run_id in runs] or [None]
+    sides = [("HEAD", "data/predictions.parquet")]
+    sides += [(old.info.run_id, new)] if old else []
+    said = {pipeline.call("captioner", "compare", "--json", *names) for names in sides}
+    (compared,) = map(json.loads, said)
+    scores = json.loads((pipeline.folder / "reports/evaluate/metrics.json").read_text())
+    assert compared["pictures"] == 16
+    for name, by in compared["measures"].items():
+        assert by["b"] == pytest.approx(scores[name], abs=1e-12)
+        assert by["a"] == pytest.approx(pipeline.first_scores[name], abs=1e-12)
 
     pipeline.set_params({"evaluate.beam_width": TINY["evaluate.beam_width"]})
     output = pipeline.dvc("repro")

@@ -74,6 +74,24 @@ def test_a_stage_checks_all_params_before_any_work(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
+def test_java_is_looked_for_before_any_work_of_any_stage(tmp_path, monkeypatch):
+    """Not by `evaluate`, after hours of training; and not at all where nobody asks for it."""
+    raw = PARAMS | {"evaluate": PARAMS["evaluate"] | {"java_metrics": "meteor"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Java there
+    for stage in ("download", "train"):
+        done = run("-m", f"stages.{stage}", cwd=tmp_path)
+        assert done.returncode == 2 and done.stdout == ""
+        assert done.stderr.startswith(
+            f"{stage}: params.yaml: evaluate.java_metrics: METEOR cannot be computed here: "
+        )
+        assert "no java on PATH" in done.stderr and done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    done = run("-c", "import stages; print(stages.read_params().evaluate)", cwd=tmp_path)
+    assert done.returncode == 0 and "java_metrics=False" in done.stdout, done.stderr
+
+
 def test_a_bug_in_a_stage_is_exit_code_1():
     done = run("-c", "from stages import run_stage; run_stage('x', lambda: 1 / 0)")
     assert done.returncode == 1 and "Traceback" in done.stderr
@@ -160,7 +178,8 @@ def imports(path: str) -> frozenset[str]:
 
 def needed(stage: str) -> set[str]:
     """All modules of the package that a stage's script imports, directly or through others."""
-    found, todo = set(), {f"stages/{stage}.py"}
+    # `stages.read_params` reads the params of all of them.
+    found, todo = set(), {f"stages/{stage}.py", "src/captioner/params.py"}
     while todo:
         path = todo.pop()
         found.add(path)
@@ -179,8 +198,8 @@ def listed(stage: str) -> set[str]:
     return found
 
 
-# MLflow runs this file itself; no import leads to it.
-BY_PATH = {"track": {"src/captioner/pyfunc.py"}}
+# No import leads to these: MLflow runs the one itself, the page is written from the other.
+BY_PATH = {"track": {"src/captioner/pyfunc.py"}, "evaluate": {"src/captioner/page.html"}}
 # The weights do not depend on the logbook: when its code changes, nothing is to be trained anew.
 EXEMPT = {"train": {f.relative_to(ROOT).as_posix() for f in (SRC / "captioner/tracking").iterdir()}}
 
@@ -196,7 +215,7 @@ def test_a_stage_depends_on_the_code_it_uses_and_on_no_other(stage):
 
 
 def test_imports_are_found_wherever_they_stand():
-    assert "src/captioner/bundle.py" in imports("src/captioner/cli.py")  # within a function
+    assert "src/captioner/bundle.py" in imports("src/captioner/cli/caption.py")  # within a function
     assert "src/captioner/metrics/tokenizer.py" in imports("src/captioner/text.py")
     assert "src/captioner/datasets/flickr.py" in imports("stages/download.py")
     assert imports("src/captioner/files.py") == frozenset()

@@ -59,6 +59,7 @@ def make_pipeline(root: Path, beam_width: int = 3) -> None:
         "reports/train/metrics.json": '{"epochs": 3, "val_cider_d": 0.4}',
         "reports/evaluate/metrics.json": '{"cider_d": 0.5, "bleu_4": 0.25}',
         "reports/evaluate/gallery.png": "picture",
+        "reports/evaluate/captions.html": "<!doctype html>",
         "reports/evaluate/caption_lengths.csv": "length,captions\n2,2\n",
         "reports/abandoned/metrics.json": '{"old": 1}',
         "reports/train/history.csv": "epoch,loss,val_cider_d\n"
@@ -161,6 +162,8 @@ def assert_complete(run_id: str, root: Path) -> None:
         "dvc.yaml",
         "dvc.lock",
         "captions.json",
+        "predictions.parquet",
+        "reports/evaluate/captions.html",
         "reports/encoder/history.csv",
         "reports/train/history.csv",
         "reports/evaluate/gallery.png",
@@ -168,11 +171,21 @@ def assert_complete(run_id: str, root: Path) -> None:
     }
     assert (artifacts / "dvc.lock").read_bytes() == (root / "dvc.lock").read_bytes()
     table = json.loads((artifacts / "captions.json").read_text())
-    assert table["columns"] == ["image_id", "caption", "references", "cider_d"]
-    assert table["data"] == [
-        ["a", "a cat", "a cat\none cat", 0.75],
-        ["b", "a dog", "a dog sits", 0.25],
+    assert table["columns"] == [
+        "image_id",
+        "caption",
+        "log_probability",
+        "references",
+        "cider_d",
+        "rouge_l",
     ]
+    assert table["data"] == [
+        ["a", "a cat", -1.5, "a cat\none cat", 0.75, 1.0],
+        ["b", "a dog", -2.5, "a dog sits", 0.25, 0.5],
+    ]
+    for name in ("predictions.parquet", "reports/evaluate/captions.html"):
+        original = root / ("data" if name.endswith("parquet") else ".") / name
+        assert (artifacts / name).read_bytes() == original.read_bytes(), name
     digests = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
     assert digests == {
         "scenes: data/raw": "a" * 32 + ".dir",
@@ -183,6 +196,18 @@ def assert_complete(run_id: str, root: Path) -> None:
     assert len(run.outputs.model_outputs) == 1
     state = (root / "mlruns" / "state").read_text()
     assert state == tracking.fingerprint(root / "dvc.lock") + "\n"
+
+
+def test_predictions_come_back_from_a_run(root, tmp_path):
+    tracked = tracking.track(root, PARAMS)
+    (tmp_path / "fetched").mkdir()
+    path = tracking.fetch_predictions(tracked.run_id, tmp_path / "fetched")
+    assert path.read_bytes() == (root / "data" / "predictions.parquet").read_bytes()
+    with pytest.raises(CaptionerError, match=f"MLflow run {'0' * 32}: no predictions.parquet"):
+        tracking.fetch_predictions("0" * 32, tmp_path / "fetched")
+    bare = train().run_id  # of a training that never came to its end
+    with pytest.raises(CaptionerError, match=f"MLflow run {bare}: no predictions.parquet"):
+        tracking.fetch_predictions(bare, tmp_path / "fetched")
 
 
 def test_flatten_drops_the_other_data_sets_and_names_sections():

@@ -82,6 +82,7 @@ class Preprocess(Section):
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     max_pixels: Count
     max_rejected: Share
+    allow_leaks: bool
 
 
 class Encoder(Section):
@@ -129,6 +130,13 @@ class Evaluate(Section):
     max_length: Annotated[int, Field(ge=1, le=100)]
     batch_size: Count
     gallery: Annotated[int, Field(ge=1, le=100)]
+    samples: Annotated[int, Field(ge=100, le=100000)]
+    java_metrics: Literal[False, True, "meteor", "spice"]
+
+    @property
+    def java_measures(self) -> tuple[str, ...]:
+        """The measures that `java_metrics` asks for."""
+        return {False: (), True: ("meteor", "spice")}.get(self.java_metrics, (self.java_metrics,))
 
 
 class Export(Section):
@@ -292,7 +300,8 @@ def _allowed(owner: type[Section], key: str) -> str:
         return f"a section of keys: {', '.join(SECTIONS[key].model_fields)}"
     schema = owner.model_json_schema()["properties"][key]
     if "enum" in schema:
-        return f"one of: {', '.join(map(str, schema['enum']))}"
+        values = [str(v).lower() if isinstance(v, bool) else str(v) for v in schema["enum"]]
+        return f"one of: {', '.join(values)}"
     bounds = {
         "minimum": "at least",
         "exclusiveMinimum": "above",
@@ -300,8 +309,8 @@ def _allowed(owner: type[Section], key: str) -> str:
         "exclusiveMaximum": "below",
     }
     limits = [f"{words} {schema[name]}" for name, words in bounds.items() if name in schema]
-    noun = {"integer": "a whole number", "number": "a number"}[schema["type"]]
-    return ", ".join([noun, *limits])
+    nouns = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}
+    return ", ".join([nouns[schema["type"]], *limits])
 
 
 def _name(key: object) -> str:

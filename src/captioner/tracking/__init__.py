@@ -6,7 +6,7 @@ happens inside functions, and nowhere else but in `pyfunc.py`, the wrapper that 
 """
 
 from captioner.tracking.live import TrainingRun, flatten
-from captioner.tracking.record import Tracked, fingerprint, track
+from captioner.tracking.record import Tracked, fetch_predictions, fingerprint, track
 from captioner.tracking.store import connect
 
-__all__ = ["Tracked", "TrainingRun", "connect", "fingerprint", "flatten", "track"]
+__all__ = ["Tracked", "TrainingRun", "connect", "fetch_predictions", "fingerprint", "flatten", "track"]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 MODEL = "captioner"  # a run's model is runs:/RUN_ID/captioner
 COMPLETE = "captioner.fingerprint"  # tag of a complete run
+PREDICTIONS = "predictions.parquet"  # artifact with a caption for each test picture
 
 
 class Tracked(NamedTuple):
@@ -148,7 +149,7 @@ def _log_report(client: "MlflowClient", run_id: str, folder: Path) -> None:
             curves.setdefault(f"{folder.name}.{name}", {0: value})
     log_curves(client, run_id, curves, {})
     for path in sorted(folder.rglob("*")):
-        if path.suffix in (".png", ".csv"):
+        if path.suffix in (".png", ".csv", ".html"):
             place = Path("reports") / folder.name / path.relative_to(folder)
             client.log_artifact(run_id, str(path), place.parent.as_posix())
 
@@ -168,12 +169,28 @@ def _read_curves(history: Path) -> dict[str, dict[int, float]]:
 
 
 def _log_captions(client: "MlflowClient", run_id: str, predictions: Path) -> None:
+    """Log the predictions as a table that the UI shows, and as the file they are."""
     import pandas as pd
 
-    columns = ["image_id", "caption", "references", "cider_d"]
-    table = pd.read_parquet(predictions, columns=columns)
+    table = pd.read_parquet(predictions).drop(columns="split")
     table["references"] = ["\n".join(references) for references in table["references"]]
     client.log_table(run_id, table, "captions.json")
+    client.log_artifact(run_id, str(predictions))  # exact, for `captioner compare`
+
+
+def fetch_predictions(run_id: str, folder: Path) -> Path:
+    """Download the predictions of a run into a folder.
+
+    Raises:
+        CaptionerError: no such run in the store, or it holds no predictions.
+    """
+    connect()
+    from mlflow import MlflowClient, MlflowException
+
+    try:
+        return Path(MlflowClient().download_artifacts(run_id, PREDICTIONS, str(folder)))
+    except (MlflowException, OSError) as error:
+        raise CaptionerError(f"MLflow run {run_id}: no {PREDICTIONS} ({public(error)})") from None
 
 
 def _log_datasets(
