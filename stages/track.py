@@ -30,8 +30,8 @@ def main() -> None:
             cells = "".join(f"{'-':>8}" if value is None else f"{value:8.3f}" for value in others)
             print(f"  {name:17}{scores[key]:8.3f}  {low:.3f} - {high:.3f}{cells}")
     print(
-        "  floor: the best single sentence for all pictures; nearest: a caption of the most similar\n"
-        "  training picture; ceiling: a person's captions scored against the others'\n"
+        "  floor: the best single sentence for all pictures; nearest: a caption of the most\n"
+        "  similar training picture; ceiling: a person's captions scored against the others'\n"
         "\nPictures and captions    reports/evaluate/gallery.png, all of them: captions.html"
         f"\nThis run in MLflow       {run.name}{'' if run.new else ' (recorded earlier)'}"
         f"\nAll runs                 {run.viewer}"

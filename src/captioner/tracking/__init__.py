@@ -9,4 +9,12 @@ from captioner.tracking.live import TrainingRun, flatten
 from captioner.tracking.record import Tracked, fetch_predictions, fingerprint, track
 from captioner.tracking.store import connect
 
-__all__ = ["Tracked", "TrainingRun", "connect", "fetch_predictions", "fingerprint", "flatten", "track"]
+__all__ = [
+    "Tracked",
+    "TrainingRun",
+    "connect",
+    "fetch_predictions",
+    "fingerprint",
+    "flatten",
+    "track",
+]
