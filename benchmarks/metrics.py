@@ -39,7 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("captions", nargs="?", type=Path, help="6 captions or more a picture help")
+    parser.add_argument("captions", nargs="?", type=Path, help="what people said, in any file that `captioner score` reads")
     parser.add_argument("--repeats", type=int, default=7, help="passes of each (default: 7)")
     options = parser.parse_args()
     try:
@@ -55,7 +55,7 @@ def main() -> int:
 
     passes = {"captioner": ours, "pycocoevalcap": theirs}
     seconds: dict[str, list[float]] = {name: [] for name in passes}
-    for name, run in passes.items():  # warm: imports, the tokenizer's compiled pattern, disk cache
+    for run in passes.values():  # warm: imports, the tokenizer's compiled pattern, disk cache
         run(references[:10], hypotheses[:10])
     for _ in range(options.repeats):
         found = {}

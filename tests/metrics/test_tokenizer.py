@@ -1,7 +1,12 @@
 """The tokenizer on examples of every family of rules, and the laws it keeps."""
 
+import shutil
 import string
+import subprocess
+from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -45,6 +50,10 @@ from captioner.metrics.tokenizer import PUNCTUATION, tokenize
             "a well-known black/white T-shirt-wearing boy",
             "a well-known black/white t-shirt-wearing boy",
         ),
+        (
+            "blue, red-hot shoes, but blue,red-hot ones - yes",
+            "blue red-hot shoes but blue,red-hot ones yes",
+        ),
         ("AT&T, R&amp;B and C++", "at&t r&b and c++"),
         # Brackets: the reference drops none of them, for it looks for upper-case names.
         ("(a) [b] {c} <d> 3 < 4", "-lrb- a -rrb- -lsb- b -rsb- -lcb- c -rcb- <d> 3 < 4"),
@@ -60,6 +69,23 @@ from captioner.metrics.tokenizer import PUNCTUATION, tokenize
         ("soft\xadhyphen zero\u200bwidth", "softhyphen zero width"),
         ("a dog 😀 runs http://x.y/😀/z", "a dog runs http://x.y/😀/z"),
         ("caf&eacute; &lt;b&gt; &nbsp; &quot;q&quot;", "caf&eacute; < b > q"),
+        # Companies: one letter of these is of one case, unless limited.
+        ("Ptys. ptYs. pptE. ppte. a", "ptys. ptys ppte ppte. a"),
+        ("Mfg. mTg. mtg. mFg. a", "mfg. mtg mtg. mfg a"),
+        ("PTY. Ltd. PTY. a ptE.\tlimited", "pty. ltd. pty a pte. limited"),
+        # The longest match counts, not the first: an ampersand's name, a path after www.
+        ("K&K&Amp;K S&AMP;K1 K&AMP", "k&k&k s&k 1 k&amp"),
+        ("www.x.com/a.html' www.x.com/a.html-ish", "www.x.com/a.html' www.x.com/a.html-ish"),
+        ("x.com.net/a.b' X.com.nets", "x.com.net/a.b' x.com.nets"),
+        # White space inside a token stays, but goes from the end of the line.
+        ("http://x.y/\xa0 http://x.y/\u3000", "http://x.y/\xa0 http://x.y/"),
+        ("http://x.y/\xa0 .", "http://x.y/\xa0"),
+        ("http://x.y/\xa0 —", "http://x.y/\xa0"),
+        ("http://x.y/\xa0 \x01", "http://x.y/"),
+        # A smiley that the reference wrote down wrongly, so that it may hold anything.
+        ("x.[^x= - two(2) <>] y x.[^x=<]", "x.[^x= two-lrb-2-rrb- <>] y x. -lsb- ^ x = < -rsb-"),
+        # Java sees a final sigma only where its own idea of a word ends.
+        ("ΑΣ ΑΣ-Β ΑΣ1 ΑΣ1Β ΑΣ. -Σ ΑΣ’ς", "ας ασ-β ας1 ασ1β ας σ ας ς"),
         # Line breaks are blanks.
         ("one\ntwo\r\nthree\tfour", "one two three four"),
     ],
@@ -96,12 +122,99 @@ def test_tokens_are_lower_case_without_blanks_or_punctuation(caption):
 
 
 @settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=())))  # even halves of characters
+@example("\ud83d\ude00 http://x.y/\ud83d\U0001f600\x00")
+def test_no_text_crashes(caption):
+    assert all(token and not {" ", "\n"} & set(token) for token in tokenize(caption))
+
+
+HOSTILE = "a- ' . < & 1/ @ 7 _ a, a. A.\xa0 <a\xa0 <!a a=\"\xa0 é 😀 n't www. a.com/ x.[^x= &amp;"
+
+
+@pytest.mark.parametrize("piece", HOSTILE.split(" "))
+def test_the_work_for_a_long_text_is_bounded(piece, monkeypatch):
+    """Every step looks at a bounded stretch and moves on, whatever the text."""
+    pattern, rewrites = tokenizer._scanner()
+    stretches = []
+
+    class Recorder:
+        def match(self, text, start, end):
+            stretches.append((start, end))
+            return pattern.match(text, start, end)
+
+    monkeypatch.setattr(tokenizer, "_scanner", lambda: (Recorder(), rewrites))
+    text = piece.replace("\xa0", " ") * (6000 // len(piece))
+    assert all(len(token) <= tokenizer.LONGEST_TOKEN for token in tokenize(text))
+    assert all(end - start <= tokenizer.LONGEST_TOKEN for start, end in stretches)
+    assert all(before < after for (before, _), (after, _) in pairwise(stretches))
+
+    # A caption of a human length never meets the bound.
+    short = text[:1500]
+    bounded = tokenize(short)
+    monkeypatch.setattr(tokenizer, "LONGEST_TOKEN", 10**9)
+    assert tokenize(short) == bounded
+
+
+def test_a_longer_token_is_cut():
+    long = "b" * (tokenizer.LONGEST_TOKEN + 5) + "!"
+    assert tokenize(f"a {long} c") == ["a", "b" * tokenizer.LONGEST_TOKEN, "bbbbb", "c"]
+
+
+# A line between two captions that closes whatever the first left open, and starts a sentence.
+FENCE = "A zqzq < \" ' \" '"
+WORDS = (
+    "The man's dog doesn't run. U.S. No. 5 o'clock 5'10\" T-shirt, AT&T (red) black/white plan B"
+)
+
+
+def reference_tokens(captions, folder):
+    """Run the reference once over all captions, as `ptbtokenizer.py` does."""
+    name = "pycocoevalcap.tokenizer.ptbtokenizer"
+    reference = pytest.importorskip(name, reason="pycocoevalcap is not installed")
+    if shutil.which("java") is None:
+        pytest.skip("there is no java to run the reference tokenizer")
+    jar = Path(reference.__file__).with_name(reference.STANFORD_CORENLP_3_4_1_JAR)
+    path = folder / "captions.txt"
+    path.write_bytes("\n".join(f"{caption}\n{FENCE}" for caption in captions).encode())
+    command = ["java", "-cp", jar, "edu.stanford.nlp.process.PTBTokenizer"]
+    run = subprocess.run(
+        [*command, "-preserveLines", "-lowerCase", path], capture_output=True, check=True
+    )
+    # Other line breaks than \n split a caption into several lines, up to the next fence.
+    tokens, parts = [], []
+    for line in run.stdout.decode().split("\n"):
+        if line.startswith("a zqzq "):
+            words = " ".join(parts).rstrip().split(" ")
+            tokens.append([word for word in words if word and word not in PUNCTUATION])
+            parts = []
+        else:
+            parts.append(line.removesuffix(" "))
+    return tokens
+
+
+def test_random_captions_against_the_reference(tmp_path):
+    random = np.random.default_rng(0)
+    pieces = [*PIECES.split(" "), *WORDS.split(" "), *HOSTILE.split(" "), *string.printable[:95]]
+    captions = []
+    for _ in range(2000):
+        chosen = random.choice(pieces, size=random.integers(1, 9))
+        blanks = random.choice(["", " "], size=len(chosen))
+        captions.append("".join(a + b for a, b in zip(chosen, blanks, strict=True)))
+    expected = reference_tokens(captions, tmp_path)
+    assert len(expected) == len(captions)
+    for caption, tokens in zip(captions, expected, strict=True):
+        assert tokenize(caption) == tokens, caption
+
+
+@settings(deadline=None)
 @given(
-    st.text(alphabet=string.ascii_letters + " ,", max_size=60), st.sampled_from(["", ".", " . "])
+    st.text(alphabet=string.ascii_letters + " ,-", max_size=60), st.sampled_from(["", ".", " . "])
 )
 @example("I cannot", ".")
 @example("at the dept", ".")
 @example("plan B", ".")
+@example("pro-life a-b-c X-Mr cannot-x x-gonna Canada-U", ".")
+@example("red,blue-green ,a-b -c d- e--f", ".")
 def test_short_cut_and_scanner_agree(words, end):
     assert tokenize(words + end) == tokenizer._scan(words + end)
 

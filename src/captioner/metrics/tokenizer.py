@@ -17,6 +17,13 @@ from itertools import accumulate
 # What the reference drops. Its upper-case bracket names never meet lower-cased tokens: -lrb- stays.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
+_NO_TOKENS = PUNCTUATION | {""}
+
+# How far a rule may look from where it starts, so that a hostile text takes time in proportion to
+# its length. The reference knows no bound: some rules read on to the end of the line, from each
+# position again.
+LONGEST_TOKEN = 4096
+
 # Characters beyond ASCII by what they are to the scanner: the Unicode of 2014, so that no version
 # of Python changes a score. Runs in base 36: how many characters to skip, how many to take, ...
 _LETTERS = (
@@ -71,14 +78,14 @@ _ABBREVIATIONS = (
     "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri ala ariz "
     "[A]z [A]rk calif colo conn ct dak [D]el fla ga [I]ll ind kan kans ky [L]a [M]ass md mich "
     "minn [M]iss mo mont neb nev okla [O]re [P]a penn tenn [T]ex va vt [W]ash wis wisc wyo inc co "
-    "cos corp pty ptys pte ptes ppty pptys ppte pptes ltd plc rt bancorp bhd assn univ intl sys "
-    "tel est ext sq jr sr bros ed\\.d ph\\.d blvd rd esq etc al seq bldg"
+    "cos corp pt[y] pt[y]s pt[e] pt[e]s ppt[y] ppt[y]s ppt[e] ppt[e]s ltd plc rt bancorp bhd assn "
+    "univ intl sys tel est ext sq jr sr bros ed\\.d ph\\.d blvd rd esq etc al seq bldg"
 )
 _TITLES = (
     "mr mrs ms [M]iss dr drs prof profs sen sens rep reps atty attys lt col gen messrs gov govs "
     "adm rev maj sgt cpl pvt mt capt st ste ave pres lieut hon brig cmdr comdr pfc spc supt supts "
     "det mlle mme msgr sfc adv adj asst assoc ens insp ph dept ft vs alex wm jos cie a\\.k\\.a cf "
-    "treas invt elec natl mfg mtg"
+    "treas invt elec natl m[f]g m[t]g"
 )
 _BEFORE_NUMBERS = "ca fig figs prop no nos art pp op"
 _FILE_ENDINGS = (
@@ -97,7 +104,15 @@ _PAIRS = "can|not gon|na got|ta lem|me gim|me wan|na"  # assimilated words, spli
 # Captions of plain words need no scanner, except for these words.
 _SPLIT_WORDS = frozenset(pair.replace("|", "") for pair in _PAIRS.split())
 _PERIOD_WORDS = frozenset(re.sub(r"[\[\]]", "", f"{_ABBREVIATIONS} {_TITLES}").lower().split())
-_PLAIN = re.compile(r"[A-Za-z ,]*\.? *")
+_PLAIN = re.compile(r"[A-Za-z ,\-]*+(?:\. *)?")
+# Hyphened words are plain, too, without dashes and without commas that may belong to the word.
+_NOT_HYPHENED = re.compile(r"(?<![A-Za-z])-|-(?![A-Za-z])|,(?=[A-Za-z])")
+# A word to Java's lower-casing; Chinese and Japanese letters belong to other words.
+_LETTER, _MARK = r"[^\W\d_\u3040-\u9fff]", r"[\u0300-\u036f]"
+_JAVA_WORD = re.compile(
+    rf"(?:{_LETTER}|{_MARK}|\d"
+    rf"|(?:(?<={_LETTER})|(?<={_MARK}))[_'\".\-\xad\u058a\u2010-\u2015](?={_LETTER}))+"
+)
 _ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 _PLAIN_RUN = re.compile(
     r"(?:(?!(?i:" + "|".join(sorted(_SPLIT_WORDS)) + r") )[A-Za-z]+ +)+(?![^\n-~])"
@@ -120,8 +135,8 @@ def _rules() -> list[tuple[str, str, str]]:
     thing = f"{thing_part}(?:[-_\\u058a\\u2010\\u2011]{thing_part})*"
     us = r"(?i:(?:canada|sino|korean|eu|japan|non)-u\.s|u\.s\.-(?:u\.k|u\.s\.s\.r))"
     acronym = rf"(?:{us}|[A-Za-z](?:\.[A-Za-z])+)"
-    hyphened = rf"[A-Za-z0-9][A-Za-z0-9.,\xad]*(?:-(?:{acronym}\.|[A-Za-z0-9\xad]+))+"
-    anded = "[A-Z]+(?:(?:[+&]|(?i:&amp;))[A-Z]+)+"
+    hyphened = rf"[A-Za-z0-9][A-Za-z0-9.,\xad]*+(?:-(?:{acronym}\.|[A-Za-z0-9\xad]+))+"
+    anded = "[A-Z]+(?:(?:(?i:&amp;)|[+&])[A-Z]+)+"
     slashed = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
     number = rf"(?:{digit}*(?:[.:,\xad\u066b\u066c]{digit}+)+|{digit}+)"
     contraction = f"{apos}(?:[msdMSD]|(?i:re|ve|ll))"
@@ -131,15 +146,20 @@ def _rules() -> list[tuple[str, str, str]]:
         rf"<(?:[!?][A-Za-z\-][^>\r\n]*|/{name}"
         rf"|{name}(?: +(?:{name} *= *(?:'[^']*'|\"[^\"]*\")|{name}))* */?) *>"
     )
-    mail = r'[^ \t\n\f\r"<>|(){}.\xa0]'
+    mail = r'[^ \t\n\f\r"<>|(){}\xa0]'
+    mail_part = r'[^ \t\n\f\r"<>|(){}.\xa0]+'
     url_end = r'[^ \t\n\f\r"<>|.!?(){},-]'
+    url_path = rf'/[^ \t\n\f\r"<>|()]+{url_end}'
+    # Its parts take slashes too: a path, which takes more, is tried from each of them first.
+    www = r'(?i:www)\.(?:[^ \t\n\f\r"<>|.!?(){},]++\.)+[a-zA-Z]{2,4}'
+    host_part = r"""[^ \t\n\f\r"`'<>|.!?(){},-_$]"""
     halves = [pair.split("|") for pair in _PAIRS.split()]
     return [
         ("keep", r"(?i:c\+\+|[cf]#)", ""),
         *(("keep", f"(?i:{first})", f"(?i:{second})") for first, second in halves),
         ("keep", "'[tT]", "(?i:was|is)"),
         ("space", tag, ""),
-        ("drop", r"(?i:&(?:md|mdash|ndash);)|[\x96\x97\u2013-\u2015]", ""),
+        ("dash", r"(?i:&(?:md|mdash|ndash);)|[\x96\x97\u2013-\u2015]", ""),
         ("amp", "(?i:&amp;)", ""),
         ("keep", "(?i:&(?:ht|tl|ur|lr|qc|ql|qr|odq|cdq)|&#[0-9]+);", ""),
         ("soft", word, contraction),
@@ -155,16 +175,11 @@ def _rules() -> list[tuple[str, str, str]]:
         ),
         ("keep", f"[yY]{apos}", letter),
         ("keep", rf'(?i:https?)://[^ \t\n\f\r"<>|(){{}}]+{url_end}', ""),
+        ("keep", f"{www}{url_path}|{www}", ""),
+        ("keep", rf"(?:{host_part}++\.)+(?i:com|net|org|edu)(?:{url_path})?", ""),
         (
             "keep",
-            r'(?:(?i:www)\.(?:[^ \t\n\f\r"<>|.!?(){},]+\.)+[a-zA-Z]{2,4}|(?:[^ \t\n\f\r"`'
-            r"'<>|.!?(){},-_$]+\.)+(?i:com|net|org|edu))"
-            rf'(?:/[^ \t\n\f\r"<>|()]+{url_end})?',
-            "",
-        ),
-        (
-            "keep",
-            rf"(?:<|(?i:&lt;))?[a-zA-Z0-9](?:{mail}|\.)*@(?:{mail}+\.)*{mail}+(?:>|(?i:&gt;))?",
+            rf"(?:<|(?i:&lt;))?[a-zA-Z0-9]{mail}*@(?:{mail_part}\.)*{mail_part}(?:>|(?i:&gt;))?",
             "",
         ),
         ("keep", f"@[a-zA-Z_][a-zA-Z_0-9]*|#{wide}+", ""),
@@ -193,6 +208,7 @@ def _rules() -> list[tuple[str, str, str]]:
             rf"\.(?:{blank}+(?:{_any_case(_SENTENCE_STARTS)}|{tag}){blank}|{blank}*\n\Z)",
         ),
         ("keep", rf"{_any_case(_BEFORE_NUMBERS)}\.", f"{blank}?{digit}"),
+        ("keep", r"(?i:pt[ey])\.", f"{space}(?i:ltd|lim)"),
         ("keep", rf"{abbreviation}\.", r"[\s\S]{0,2}"),
         ("keep", rf"(?:{acronym}|{title}|[A-Za-z])\.", ""),
         ("keep", acronym, blank),
@@ -213,16 +229,18 @@ def _rules() -> list[tuple[str, str, str]]:
         ("quote", '"|(?i:&quot;)', "[A-Za-z0-9$]?"),
         ("drop", r"\x7f", ""),
         ("angle", "[<>]|(?i:&[lg]t;)", ""),
-        ("paren", r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", "[^A-Za-z0-9]"),
+        ("smiley", r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", "[^A-Za-z0-9]"),
         (
-            "paren",
-            r"[-\^x=~<>']_[-\^x=~<>']|\([-\^x=~<>'][_.]?[-\^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\)",
+            # The first was to be "x.x" and the like, but the reference forgot to escape it.
+            "smiley",
+            r"[\^x=~<>]\.\[\^[xX]=[^<]*<>\]"
+            r"|[-\^x=~<>']_[-\^x=~<>']|\([-\^x=~<>'][_.]?[-\^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\)",
             "",
         ),
         ("bracket", r"[\[\](){}]", ""),
-        ("drop", "-{1,4}", ""),
+        ("dash", "-{1,4}", ""),
         ("keep", "-{5,}", ""),
-        ("drop", r"\.{3,5}|(?:\.[ \xa0]){2,4}\.|[\x85\u2026]", ""),
+        ("dash", r"\.{3,5}|(?:\.[ \xa0]){2,4}\.|[\x85\u2026]", ""),
         ("keep", r"@+|#+|_+|\*+|(?:\\\*){1,3}|[?!]+|<<|>>", ""),
         ("keep", r"[,;:\u3001.\xa1\xbf=/]", ""),
         ("soft", rf"{hyphened}\.", r"[,;:\u3001]"),
@@ -231,7 +249,7 @@ def _rules() -> list[tuple[str, str, str]]:
         ("keep", thing, ""),
         ("amp", rf"{anded}\.", r"[,;:\u3001]"),
         ("amp", anded, ""),
-        ("drop", "'", r"[A-Za-z][^ \t\n\r\xa0]"),
+        ("dash", "'", r"[A-Za-z][^ \t\n\r\xa0]"),
         ("quote", contraction, ""),
         (
             "quote",
@@ -256,9 +274,11 @@ _BRACKETS = str.maketrans(
 )
 _PARENTHESES = str.maketrans({"(": "-lrb-", ")": "-rrb-", " ": "\xa0"})
 # What becomes of the text, by the kind of its rule. A blank inside a token (a tag, "5 1/2", a
-# telephone number) becomes a no-break space; soft hyphens go.
+# telephone number) becomes a no-break space; soft hyphens go. What is no token is dropped here,
+# dashes and other punctuation only from the finished line.
 _REWRITES: dict[str, Callable[[str], str]] = {
     "drop": lambda text: "",
+    "dash": lambda text: "--",
     "keep": lambda text: text,
     "soft": lambda text: text.replace("\xad", ""),
     "space": lambda text: text.replace(" ", "\xa0"),
@@ -268,6 +288,7 @@ _REWRITES: dict[str, Callable[[str], str]] = {
     "fraction": lambda text: text.translate(_FRACTIONS),
     "currency": lambda text: text.translate(_CURRENCIES),
     "bracket": lambda text: text.translate(_BRACKETS),
+    "smiley": lambda text: text.replace("(", "-lrb-").replace(")", "-rrb-"),
     "paren": lambda text: text.translate(_PARENTHESES),
 }
 
@@ -298,12 +319,28 @@ def _utf16_halves(match: re.Match[str]) -> str:
     return chr(0xD800 + (offset >> 10)) + chr(0xDC00 + (offset & 0x3FF))
 
 
+def _sigmas(match: re.Match[str]) -> str:
+    """Lower-case the sigmas of one word, the last one as a final one if it ends the word."""
+    word = match.group()
+    head, sigma, tail = word.rpartition("Σ")
+    if not sigma:
+        return word
+    final = head.lower() != head.upper() and tail.lower() == tail.upper()
+    return head.replace("Σ", "σ") + ("ς" if final else "σ") + tail
+
+
+def _lower(text: str) -> str:
+    """Lower-case like Java, to which hyphens and digits do not end a word with a sigma."""
+    return _JAVA_WORD.sub(_sigmas, text).lower()
+
+
 def _scan(caption: str) -> list[str]:
     """Tokenize anything: the longest match at each position, runs of plain words at once."""
     # The scanner reads UTF-16; both halves of a character beyond U+FFFF go, but for addresses.
     text = _ASTRAL.sub(_utf16_halves, caption.replace("\n", " ")) + "\n"
     shapes = text if text.isascii() else _shapes().sub(_shape, text)
     pattern, rewrites = _scanner()
+    lower = _lower if "Σ" in caption else str.lower
     tokens: list[str] = []
     position = 0
     while position < len(text):
@@ -311,7 +348,7 @@ def _scan(caption: str) -> list[str]:
             tokens += run.group().lower().split()
             position = run.end()
             continue
-        spans = pattern.match(shapes, position).regs
+        spans = pattern.match(shapes, position, position + LONGEST_TOKEN).regs
         ends = spans[2::2]
         longest = max(ends)
         if longest[1] <= position:
@@ -319,14 +356,12 @@ def _scan(caption: str) -> list[str]:
             continue
         rule = ends.index(longest)
         start, position = spans[1 + 2 * rule]
-        token = rewrites[rule](text[start:position]).lower()
-        if token and token not in PUNCTUATION:
-            tokens.append(token)
+        tokens.append(lower(rewrites[rule](text[start:position])))
+    # The reference reads its tokens back from a line, whose end it strips of all white space.
+    line = " ".join(tokens).rstrip()
     if len(text) > len(caption) + 1:
-        tokens = [
-            token.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for token in tokens
-        ]
-    return tokens
+        line = line.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return [token for token in line.split(" ") if token not in _NO_TOKENS]
 
 
 def tokenize(caption: str) -> list[str]:
@@ -339,7 +374,7 @@ def tokenize(caption: str) -> list[str]:
 
     Source: Stanford CoreNLP 3.4.1 `PTBTokenizer`; `pycocoevalcap/tokenizer/ptbtokenizer.py`.
     """
-    if _PLAIN.fullmatch(caption):
+    if _PLAIN.fullmatch(caption) and not ("-" in caption and _NOT_HYPHENED.search(caption)):
         words = caption.lower().replace(",", " ").split()
         if words and words[-1][-1] == ".":
             last = words.pop()[:-1]
