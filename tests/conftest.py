@@ -1,12 +1,19 @@
 """Fixtures shared by all tests."""
 
+import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = Path(__file__).resolve().parent.parent
+
+needs_meteor = pytest.mark.skipif(
+    importlib.util.find_spec("pycocoevalcap") is None or shutil.which("java") is None,
+    reason="pycocoevalcap or Java is not installed",
+)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 
 from captioner import cli
 from captioner.metrics import caption_scores
+from tests.conftest import needs_meteor
 from tests.test_caption_files import coco, parquet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +55,27 @@ def process(*arguments: str | Path, **environment: str) -> subprocess.CompletedP
 
 def golden(shared: Path) -> list[dict]:
     return json.loads(gzip.decompress((shared / "metrics" / "scores.json.gz").read_bytes()))
+
+
+@needs_meteor
+def test_meteor_beside_the_others(score):
+    from captioner.metrics.java import java_scores
+
+    options = ["--json", "--per-image", "--java-metrics", "meteor"]
+    code, out, _ = score(REFERENCES, HYPOTHESES, *options)
+    found = json.loads(out)
+    assert code == 0 and list(found["scores"]) == [*MEASURES, "meteor"]
+    said = [HYPOTHESES[i] for i in REFERENCES]
+    corpus, each = java_scores(list(REFERENCES.values()), said, ["meteor"])
+    assert found["scores"]["meteor"] == corpus["meteor"] > 0
+    assert [row["meteor"] for row in found["per_image"].values()] == each["meteor"].tolist()
+
+
+def test_meteor_without_java_is_one_line_before_anything_is_read(score, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    gone = tmp_path / "gone.json"
+    code, out, err = score(gone, gone, "--java-metrics", "meteor")
+    assert (code, out) == (2, "") and "no java on PATH" in err and err.count("\n") == 1
 
 
 def test_golden_scores(shared, tmp_path, score):

@@ -7,6 +7,8 @@ import pytest
 from captioner.evaluation import Evaluation, nearest_rows, predictions_table
 from captioner.metrics import MEASURES, CaptionScorer, caption_scores, mean_scores
 from captioner.metrics.bootstrap import confidence_intervals
+from captioner.metrics.java import Meteor
+from tests.conftest import needs_meteor
 
 REFERENCES = [
     ["a red circle", "one red circle on grey", "a big red circle"],
@@ -117,6 +119,27 @@ def test_other_measures_are_taken_of_every_system():
     assert found.per_picture["c"].tolist() == [1, 0, 1, 0]
     assert found.metrics["c_low"] <= 0.5 <= found.metrics["c_high"]
     assert found.metrics["ceiling_c"] == pytest.approx(6 / 12)
+
+
+@needs_meteor
+def test_meteor_of_every_system_by_one_program():
+    captions = [picture[1] for picture in REFERENCES]
+    found = evaluate(captions, java_measures=["meteor"])
+    rows = found.table[found.table["measure"] == "meteor"].set_index("system")
+    with Meteor() as meteor:  # all captions here are tokens joined by blanks
+        corpus, each = meteor.scores(REFERENCES, captions)
+        nearest, _ = meteor.scores(REFERENCES, NEAREST)
+        people = [
+            meteor.scores(
+                [[*group[:one], *group[one + 1 :]] for group in REFERENCES],
+                [group[one] for group in REFERENCES],
+            )[0]
+            for one in range(3)
+        ]
+    assert rows.loc["model", "score"] == corpus > nearest == rows.loc["nearest", "score"]
+    assert found.per_picture["meteor"].tolist() == each.tolist()
+    assert rows.loc["human", "score"] == pytest.approx(np.mean(people))
+    assert (rows["low"] <= rows["score"]).all() and (rows["score"] <= rows["high"]).all()
 
 
 def test_length_histogram_by_hand():

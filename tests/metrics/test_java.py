@@ -4,7 +4,6 @@ import gzip
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,14 +16,10 @@ import pytest
 from captioner import CaptionerError
 from captioner.metrics.java import Meteor, _spice, check, java_scores, missing
 from captioner.metrics.tokenizer import tokenize
-from tests.conftest import ROOT
+from tests.conftest import ROOT, needs_meteor
 
 PACKAGE = importlib.util.find_spec("pycocoevalcap")
 needs_package = pytest.mark.skipif(PACKAGE is None, reason="pycocoevalcap is not installed")
-needs_meteor = pytest.mark.skipif(
-    PACKAGE is None or shutil.which("java") is None,
-    reason="pycocoevalcap or Java is not installed",
-)
 
 HOSTILE = [
     "",

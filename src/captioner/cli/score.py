@@ -12,11 +12,12 @@ from captioner import CaptionerError
 from captioner.cli.terminal import complain, name_pictures, pictures, printable
 
 if TYPE_CHECKING:
-    from captioner.metrics import CaptionScores
+    import numpy as np
 
 MANY = 20_000  # captions: from there on it takes more than a few seconds
-# What --per-image prints a line; --json has every measure.
-COLUMNS = ("bleu_4", "rouge_l", "cider_d")
+DETAILS = ("bleu_1", "bleu_2", "bleu_3")  # of a picture only with --json
+Scores = dict[str, float]
+PerPicture = dict[str, "np.ndarray"]
 
 EXAMPLES = """\
 examples:
@@ -24,6 +25,8 @@ examples:
   captioner score --references captions_val2014.json --hypotheses results.json --common
                                      COCO: annotations, and results for some of its pictures
   captioner score --references Flickr8k.token.txt --hypotheses captions.csv --common --per-image
+  captioner score --references refs.json --hypotheses captions.json --java-metrics meteor
+                                     METEOR beside them, by the reference's Java program
   captioner score --references data/predictions.parquet --hypotheses data/predictions.parquet
                                      what `dvc repro` wrote: its columns references and caption
 
@@ -74,6 +77,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="split both at blanks and leave them alone, instead of COCO's PTB tokens",
     )
     score.add_argument(
+        "--java-metrics",
+        nargs="+",
+        choices=("meteor", "spice"),
+        default=[],
+        help="METEOR and SPICE as well; they need Java and the extra java-metrics",
+    )
+    score.add_argument(
         "--common",
         action="store_true",
         help="score the pictures that both files have, and be content with that (exit code 0)",
@@ -81,7 +91,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     score.add_argument(
         "--per-image",
         action="store_true",
-        help="the scores of each picture as well: id, " + ", ".join(COLUMNS) + " between tabs",
+        help="the scores of each picture as well: id, bleu_4, rouge_l, cider_d between tabs",
     )
     score.add_argument(
         "--json", action="store_true", help="print JSON with every measure in full precision"
@@ -93,6 +103,10 @@ def run(options: argparse.Namespace) -> int:
     """Score what `options` names; returns the exit code."""
     from captioner.caption_files import read_hypotheses, read_references
 
+    if options.java_metrics:  # what is missing is said before anything is read
+        from captioner.metrics import java
+
+        java.check(options.java_metrics)
     references = read_references(options.references)
     hypotheses = read_hypotheses(options.hypotheses)
     common = [image_id for image_id in references if image_id in hypotheses]
@@ -115,18 +129,29 @@ def run(options: argparse.Namespace) -> int:
     if empty:
         complain(f"{empty:,} of {len(common):,} hypotheses are empty and score 0")
 
-    scores, captions = _scores(
-        [references[image_id] for image_id in common],
-        [hypotheses[image_id] for image_id in common],
-        options.pre_tokenized,
-    )
-    if options.json:
-        print(
-            json.dumps(_as_json(scores, common, captions, only, options.per_image), indent=2),
-            flush=True,
+    known = [references[image_id] for image_id in common]
+    said = [hypotheses[image_id] for image_id in common]
+    corpus, per_picture = _scores(known, said, options.pre_tokenized)
+    if options.java_metrics:
+        more, each = java.java_scores(
+            known, said, options.java_metrics, progress=True, tokenized=options.pre_tokenized
         )
+        corpus, per_picture = corpus | more, per_picture | each
+    if not options.per_image:
+        per_picture = None
+    captions = sum(map(len, known))
+    if options.json:
+        found = {
+            "scores": corpus,
+            "pictures": len(common),
+            "references": captions,
+            "unmatched": only,
+        }
+        if per_picture:
+            found["per_image"] = _rows(per_picture, common)
+        print(json.dumps(found, indent=2), flush=True)
     else:
-        print("\n".join(_as_text(scores, common, captions, options.per_image)), flush=True)
+        print("\n".join(_as_text(corpus, per_picture, common, captions)), flush=True)
     return 1 if mismatch else 0
 
 
@@ -160,57 +185,41 @@ def _without_folder(image_id: str) -> str:
 
 def _scores(
     references: list[list[str]], hypotheses: list[str], tokenized: bool
-) -> "tuple[CaptionScores, int]":
-    """The scores, and how many references there were; warnings become lines on stderr."""
+) -> tuple[Scores, PerPicture]:
+    """The scores of all pictures, and of each; warnings become lines on stderr."""
     from captioner.metrics import caption_scores
 
-    captions = sum(map(len, references))
-    if captions + len(hypotheses) > MANY:
-        complain(f"scoring {captions + len(hypotheses):,} captions ...")
+    captions = sum(map(len, references)) + len(hypotheses)
+    if captions > MANY:
+        complain(f"scoring {captions:,} captions ...")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         scores = caption_scores(references, hypotheses, tokenized=tokenized)
     for warning in caught:
         complain(str(warning.message))
-    return scores, captions
+    return dict(scores.corpus), dict(scores.per_picture)
 
 
-def _as_json(
-    scores: "CaptionScores",
-    image_ids: list[str],
-    captions: int,
-    only: dict[str, list[str]],
-    per_image: bool,
-) -> dict:
-    found = {
-        "scores": scores.corpus,
-        "pictures": len(image_ids),
-        "references": captions,
-        "unmatched": only,
-    }
-    if per_image:
-        names = [name for name in scores.corpus if name in scores.per_picture]
-        columns = [scores.per_picture[name].tolist() for name in names]
-        rows = zip(image_ids, zip(*columns, strict=True), strict=True)
-        found["per_image"] = {
-            image_id: dict(zip(names, row, strict=True)) for image_id, row in rows
-        }
-    return found
+def _rows(per_picture: "PerPicture", image_ids: list[str]) -> dict[str, Scores]:
+    columns = [values.tolist() for values in per_picture.values()]
+    rows = zip(image_ids, zip(*columns, strict=True), strict=True)
+    return {image_id: dict(zip(per_picture, row, strict=True)) for image_id, row in rows}
 
 
 def _as_text(
-    scores: "CaptionScores", image_ids: list[str], captions: int, per_image: bool
+    corpus: Scores, per_picture: "PerPicture | None", image_ids: list[str], captions: int
 ) -> list[str]:
     """The lines of a picture each, if wanted, and below them the table."""
     lines = []
-    if per_image:
-        lines.append("\t".join(["image_id", *COLUMNS]))
-        columns = [scores.per_picture[name].tolist() for name in COLUMNS]
-        for image_id, row in zip(image_ids, zip(*columns, strict=True), strict=True):
-            lines.append("\t".join([printable(image_id), *(f"{value:.4f}" for value in row)]))
+    if per_picture:
+        names = [name for name in per_picture if name not in DETAILS]
+        lines.append("\t".join(["image_id", *names]))
+        for image_id, row in _rows(per_picture, image_ids).items():
+            values = [f"{row[name]:.4f}" for name in names]
+            lines.append("\t".join([printable(image_id), *values]))
         lines.append("")
     lines.append("measure   score")
-    lines += [f"{name:<8} {value:>6.4f}" for name, value in scores.corpus.items()]
+    lines += [f"{name:<8} {value:>6.4f}" for name, value in corpus.items()]
     several = "" if captions == 1 else "s"
     lines += ["", f"{pictures(len(image_ids))}, {captions:,} reference{several}"]
     return lines

@@ -1,0 +1,44 @@
+"""What every format of caption files is read into, and how its faults are named."""
+
+from collections.abc import Collection, Iterator
+
+PICTURE_NAMES = ("image_id", "image", "file_name", "filename", "picture", "id")
+REFERENCE_NAMES = ("references", "captions", "caption", "text", "title", "sentence")
+HYPOTHESIS_NAMES = ("caption", "captions", "text", "title", "sentence")
+
+# Where it stands in the file as a person counts, the id as it stands there, the caption or captions
+Record = tuple[str, object, object]
+
+
+def lines(text: str) -> Iterator[tuple[str, str]]:
+    """("line 3", the line) of all lines that are not blank.
+
+    Not by splitlines, which also splits at characters that may stand inside a caption (U+2028).
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"line {number}", line.rstrip("\r")
+
+
+def kind(value: object) -> str:
+    """What a value is that should be something else, in words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return f"the number {value!s:.30}" if value == value else "NaN"
+    return {dict: "an object", list: "a list", bytes: "bytes"}.get(
+        type(value), f"a {type(value).__name__}"
+    )
+
+
+def shown(raw_id: object) -> str:
+    """An id as it stands in the file, if it is one."""
+    return f"{raw_id!s:.80}" if isinstance(raw_id, (str, int)) else kind(raw_id)
+
+
+def listed(names: Collection[str]) -> str:
+    """Keys or columns that are there instead of those looked for."""
+    shown = ", ".join(f"{name:.40}" for name in list(names)[:10])
+    return (shown + (" ..." if len(names) > 10 else "")) or "nothing"
