@@ -205,6 +205,11 @@ def test_predictions_come_back_from_a_run(root, tmp_path):
     assert path.read_bytes() == (root / "data" / "predictions.parquet").read_bytes()
     with pytest.raises(CaptionerError, match=f"MLflow run {'0' * 32}: no predictions.parquet"):
         tracking.fetch_predictions("0" * 32, tmp_path / "fetched")
+    (root / "mlflow.db").rename(tmp_path / "elsewhere.db")
+    with pytest.raises(CaptionerError, match=r"no mlflow.db here; go to the pipeline's top folder"):
+        tracking.fetch_predictions(tracked.run_id, tmp_path / "fetched")
+    assert not list(root.glob("mlflow.db"))  # asking makes no store
+    (tmp_path / "elsewhere.db").rename(root / "mlflow.db")
     bare = train().run_id  # of a training that never came to its end
     with pytest.raises(CaptionerError, match=f"MLflow run {bare}: no predictions.parquet"):
         tracking.fetch_predictions(bare, tmp_path / "fetched")

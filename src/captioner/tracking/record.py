@@ -25,6 +25,7 @@ from captioner.tracking.store import (
     connect,
     delete,
     find,
+    is_there,
     new_run,
     public,
     track_lock,
@@ -184,6 +185,11 @@ def fetch_predictions(run_id: str, folder: Path) -> Path:
     Raises:
         CaptionerError: no such run in the store, or it holds no predictions.
     """
+    if not is_there():
+        raise CaptionerError(
+            f"MLflow run {run_id}: no mlflow.db here; go to the pipeline's top folder, or name the "
+            "store with MLFLOW_TRACKING_URI"
+        )
     connect()
     from mlflow import MlflowClient, MlflowException
 

@@ -80,6 +80,12 @@ def connect(root: Path | None = None) -> str:
     return experiment_id
 
 
+def is_there() -> bool:
+    """Whether there is a store to read from, which `connect` would else make."""
+    chosen = os.environ.get("MLFLOW_TRACKING_URI")
+    return bool(chosen) or (_store_root(None) / DEFAULT_STORE.removeprefix("sqlite:///")).is_file()
+
+
 def _store_root(root: Path | None) -> Path:
     return Path(os.environ.get("DVC_ROOT") or root or Path.cwd()).resolve()
 
