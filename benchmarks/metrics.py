@@ -39,7 +39,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("captions", nargs="?", type=Path, help="what people said, in any file that `captioner score` reads")
+    parser.add_argument(
+        "captions",
+        nargs="?",
+        type=Path,
+        help="what people said, in any file that `captioner score` reads",
+    )
     parser.add_argument("--repeats", type=int, default=7, help="passes of each (default: 7)")
     options = parser.parse_args()
     try:

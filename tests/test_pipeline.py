@@ -410,6 +410,8 @@ def test_every_command_of_the_readme(pipeline, tmp_path):
         "dvc params diff": "train.units",
         "dvc metrics show": "cider_d",
         "dvc plots show": "index.html",
+        "captioner score": "16 pictures, 80 references",
+        "captioner compare HEAD": "16 pictures",
         "mlflow ui": "<title>MLflow</title>",
         "dvc exp run -S dataset=flickr8k": "flickr8k, test pictures",
     }
