@@ -306,6 +306,11 @@ def test_temporary_experiment_is_one_run_that_survives(pipeline):
     assert not list((pipeline.folder / ".dvc" / "tmp" / "exps").glob("temp/*"))  # the copy is gone
     assert pipeline.call("git", "status", "--porcelain") == ""
 
+    compared = json.loads(pipeline.call("captioner", "compare", "HEAD", name, "--json"))
+    for measure, by in compared["measures"].items():
+        assert by["a"] == pytest.approx(pipeline.first_scores[measure], abs=1e-12)
+        assert by["b"] == pytest.approx(runs[new].data.metrics[f"evaluate.{measure}"], abs=1e-12)
+
     pipeline.dvc("exp", "apply", name)
     try:
         assert_complete(pipeline, runs[new])

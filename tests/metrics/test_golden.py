@@ -1,6 +1,8 @@
 """All scores together: the reference's own numbers, and the floor and the ceiling by hand."""
 
+import contextlib
 import gzip
+import io
 import json
 import warnings
 
@@ -37,6 +39,31 @@ def test_golden_scores(shared):
             assert value == pytest.approx(case["expected"][name], rel=0, abs=1e-9), case["name"]
         for name, values in (case["per_image"] or {}).items():
             np.testing.assert_allclose(scores.per_picture[name], values, rtol=0, atol=1e-9)
+
+
+def test_equals_the_reference_program_picture_by_picture():
+    """On captions that nobody would write: empty, repeated, longer or shorter than any other."""
+    pytest.importorskip("pycocoevalcap", reason="pycocoevalcap is not installed")
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    rng = np.random.default_rng(0)
+
+    def caption(least: int) -> str:
+        return " ".join(rng.choice(list("aaabbcdefgh"), rng.integers(least, 12)))
+
+    references = {i: [caption(1) for _ in range(rng.integers(1, 6))] for i in range(300)}
+    hypotheses = {i: [caption(0)] for i in references}
+    with contextlib.redirect_stdout(io.StringIO()):
+        bleu, bleus = Bleu(4).compute_score(references, hypotheses)
+        rouge, rouges = Rouge().compute_score(references, hypotheses)
+        cider, ciders = Cider().compute_score(references, hypotheses)
+    said = [one for (one,) in hypotheses.values()]
+    scores = caption_scores(list(references.values()), said, tokenized=True)
+    assert list(scores.corpus.values()) == pytest.approx([*bleu, rouge, cider], rel=0, abs=1e-12)
+    for name, values in zip(MEASURES, [*bleus, rouges, ciders], strict=True):
+        np.testing.assert_allclose(scores.per_picture[name], values, rtol=0, atol=1e-12)
 
 
 REFERENCES = [["A dog runs fast .", "a dog runs"], ["Two cats sleep here", "a cat naps"]]
