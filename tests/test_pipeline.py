@@ -448,4 +448,4 @@ def mlflow_page(pipeline: Pipeline, command: str) -> str:
         raise AssertionError("no answer")
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        process.communicate()
