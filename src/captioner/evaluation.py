@@ -21,7 +21,7 @@ from captioner.metrics import (
     mean_scores,
 )
 from captioner.metrics.bootstrap import SAMPLES, confidence_intervals, interval_of_mean
-from captioner.metrics.tokenizer import tokenize
+from captioner.metrics.tokenizer import tokenize, tokenize_all
 from captioner.text import FUNCTION_WORDS
 
 # How the metrics of a system are named: the model's own stand alone.
@@ -64,7 +64,7 @@ class Evaluation:
         others: dict[str, PictureMeasure] | None = None,
     ) -> None:
         scorer = CaptionScorer(references)
-        self.captions = list(map(tokenize, captions))
+        self.captions = tokenize_all(captions)
         self.references = scorer.references
         self.scores = scorer.score_tokens(self.captions)
         self.per_picture = dict(self.scores.per_picture)
@@ -116,7 +116,7 @@ class Evaluation:
                     others = references
                     if system == "human":  # a person's caption is no reference for itself
                         others = [[*group[:number], *group[number + 1 :]] for group in references]
-                    tokens = [" ".join(tokenize(caption)) for caption in captions]
+                    tokens = list(map(" ".join, tokenize_all(captions)))
                     found.append(program.scores(others, tokens, progress=True))
                 scores, per_picture = zip(*found, strict=True)
                 yield system, float(np.mean(scores)), np.mean(per_picture, axis=0)

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from captioner.metrics import tokenizer
-from captioner.metrics.tokenizer import PUNCTUATION, tokenize
+from captioner.metrics.tokenizer import PUNCTUATION, tokenize, tokenize_all
 
 
 @pytest.mark.parametrize(
@@ -167,22 +167,28 @@ WORDS = (
 )
 
 
-def reference_tokens(captions, folder):
-    """Run the reference once over all captions, as `ptbtokenizer.py` does."""
+def reference_lines(text, folder):
+    """Run the reference once over a file of captions, as `ptbtokenizer.py` does."""
     name = "pycocoevalcap.tokenizer.ptbtokenizer"
     reference = pytest.importorskip(name, reason="pycocoevalcap is not installed")
     if shutil.which("java") is None:
         pytest.skip("there is no java to run the reference tokenizer")
     jar = Path(reference.__file__).with_name(reference.STANFORD_CORENLP_3_4_1_JAR)
     path = folder / "captions.txt"
-    path.write_bytes("\n".join(f"{caption}\n{FENCE}" for caption in captions).encode())
+    path.write_bytes(text.encode())
     command = ["java", "-cp", jar, "edu.stanford.nlp.process.PTBTokenizer"]
     run = subprocess.run(
         [*command, "-preserveLines", "-lowerCase", path], capture_output=True, check=True
     )
+    return run.stdout.decode().split("\n")
+
+
+def reference_tokens(captions, folder):
+    """The reference's tokens of each caption by itself."""
+    lines = reference_lines("\n".join(f"{caption}\n{FENCE}" for caption in captions), folder)
     # Other line breaks than \n split a caption into several lines, up to the next fence.
     tokens, parts = [], []
-    for line in run.stdout.decode().split("\n"):
+    for line in lines:
         if line.startswith("a zqzq "):
             words = " ".join(parts).rstrip().split(" ")
             tokens.append([word for word in words if word and word not in PUNCTUATION])
@@ -190,6 +196,45 @@ def reference_tokens(captions, folder):
         else:
             parts.append(line.removesuffix(" "))
     return tokens
+
+
+@pytest.mark.parametrize(
+    ("caption", "following", "last"),
+    [
+        ("this is plan B.", None, "b"),
+        ("this is plan B.", "A dog runs.", "b"),
+        ("this is plan B.", "Two dogs run.", "b."),
+        ("this is plan B.", "Aunt Mary", "b."),
+        ("this is plan B. ", "an old man", "b."),  # sentences begin with capitals
+        ("he says no.", "2 dogs", "no."),
+        ("he says no.", "Two dogs", "no"),
+        ("a work of art.", "3", "art."),
+        ("a dog.", "2 dogs", "dog"),
+    ],
+)
+def test_the_next_caption_decides_about_a_period(caption, following, last):
+    assert tokenize(caption, following)[-1] == last
+
+
+def test_a_file_of_captions_is_looked_at_as_a_whole():
+    captions = ["plan B.", "Two say no.", "2 say B.", "A dog"]
+    expected = [["plan", "b."], ["two", "say", "no."], ["2", "say", "b"], ["a", "dog"]]
+    assert tokenize_all(captions) == expected
+    assert tokenize_all([]) == []
+
+
+def test_a_file_of_captions_against_the_reference(tmp_path):
+    random = np.random.default_rng(0)
+    starts = ["A", "Two", "2", "the", "There", "<b>", "He", "Ltd", "12", "'A", "(A", "It", "As", ""]
+    ends = ["plan B.", "x.", "says no.", "art.", "fig.", "no .", "t. ", "U.S.", "pty.", "e.g.", "."]
+    captions = [
+        " ".join([random.choice(starts), "dogs run to", random.choice(ends)]).strip()
+        for _ in range(2000)
+    ]
+    lines = reference_lines("\n".join(captions), tmp_path)[: len(captions)]
+    expected = [[w for w in line.split() if w not in PUNCTUATION] for line in lines]
+    for number, (found, tokens) in enumerate(zip(tokenize_all(captions), expected, strict=True)):
+        assert found == tokens, captions[number : number + 2]
 
 
 def test_random_captions_against_the_reference(tmp_path):
@@ -216,7 +261,7 @@ def test_random_captions_against_the_reference(tmp_path):
 @example("pro-life a-b-c X-Mr cannot-x x-gonna Canada-U", ".")
 @example("red,blue-green ,a-b -c d- e--f", ".")
 def test_short_cut_and_scanner_agree(words, end):
-    assert tokenize(words + end) == tokenizer._scan(words + end)
+    assert tokenize(words + end) == tokenizer._scan(words + end, None)
 
 
 @settings(deadline=None)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from captioner.metrics.bleu import bleu_counts, bleu_of_counts
 from captioner.metrics.cider import CiderD
 from captioner.metrics.ngrams import ORDERS, ReferenceNGrams
 from captioner.metrics.rouge import rouge_l
-from captioner.metrics.tokenizer import tokenize
+from captioner.metrics.tokenizer import tokenize_all
 
 __all__ = ["MEASURES", "CaptionScorer", "CaptionScores", "caption_scores", "constant_floor"]
 
@@ -77,7 +78,8 @@ class CaptionScorer:
         """
         _check(references)
         self._tokenized = tokenized
-        self._set([[_tokens(caption, tokenized) for caption in group] for group in references])
+        tokens = iter(_tokens([one for group in references for one in group], tokenized))
+        self._set([list(islice(tokens, len(group))) for group in references])
 
     def _set(self, references: list[list[list[str]]]) -> None:
         self.references = references  # as tokens
@@ -94,7 +96,7 @@ class CaptionScorer:
             raise CaptionerError(
                 f"{len(hypotheses)} captions for {len(self.references)} pictures; give one for each"
             )
-        return self.score_tokens([_tokens(caption, self._tokenized) for caption in hypotheses])
+        return self.score_tokens(_tokens(hypotheses, self._tokenized))
 
     def score_tokens(self, hypotheses: Sequence[list[str]]) -> CaptionScores:
         """Score one tokenized caption for each picture."""
@@ -143,8 +145,8 @@ def _check(references: Sequence[Sequence[str]]) -> None:
         )
 
 
-def _tokens(caption: str, tokenized: bool) -> list[str]:
-    return caption.split(" ") if tokenized else tokenize(caption)
+def _tokens(captions: Sequence[str], tokenized: bool) -> list[list[str]]:
+    return [caption.split(" ") for caption in captions] if tokenized else tokenize_all(captions)
 
 
 def _split(tokens: list[str]) -> list[str]:
@@ -181,7 +183,7 @@ def constant_floor(
     """
     if not train_captions:
         raise CaptionerError("there are no training captions to choose a constant caption from")
-    counts = Counter(" ".join(_tokens(caption, tokenized)) for caption in train_captions)
+    counts = Counter(map(" ".join, _tokens(train_captions, tokenized)))
     candidates = sorted(counts, key=lambda caption: (-counts[caption], caption))[:_CANDIDATES]
     everywhere = [[caption.split(" ")] * len(scorer.references) for caption in candidates]
     scores = [scorer.score_tokens(captions) for captions in everywhere]

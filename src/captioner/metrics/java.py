@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO, Self
 
@@ -22,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from captioner import CaptionerError
-from captioner.metrics.tokenizer import tokenize
+from captioner.metrics.tokenizer import tokenize_all
 
 METRICS = ("meteor", "spice")
 
@@ -358,8 +359,9 @@ def java_scores(
             raise CaptionerError(f"picture {number} has no reference caption; leave it out")
     check(metrics)
     if not tokenized:
-        references = [[" ".join(tokenize(one)) for one in group] for group in references]
-        hypotheses = [" ".join(tokenize(hypothesis)) for hypothesis in hypotheses]
+        lines = map(" ".join, tokenize_all([one for group in references for one in group]))
+        references = [list(islice(lines, len(group))) for group in references]
+        hypotheses = list(map(" ".join, tokenize_all(hypotheses)))
     corpus, per_picture = {}, {}
     for name in metrics:
         with PROGRAMS[name]() as program:

@@ -10,9 +10,9 @@ captions of plain words, most of them, take a short cut.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 
 # What the reference drops. Its upper-case bracket names never meet lower-cased tokens: -lrb- stays.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
@@ -113,6 +113,8 @@ _JAVA_WORD = re.compile(
     rf"(?:{_LETTER}|{_MARK}|\d"
     rf"|(?:(?<={_LETTER})|(?<={_MARK}))[_'\".\-\xad\u058a\u2010-\u2015](?={_LETTER}))+"
 )
+_NUMBERED_WORDS = frozenset(_BEFORE_NUMBERS.split())
+_AHEAD = 64  # letters of the next caption that are looked at; no word that matters is longer
 _ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 _PLAIN_RUN = re.compile(
     r"(?:(?!(?i:" + "|".join(sorted(_SPLIT_WORDS)) + r") )[A-Za-z]+ +)+(?![^\n-~])"
@@ -334,16 +336,19 @@ def _lower(text: str) -> str:
     return _JAVA_WORD.sub(_sigmas, text).lower()
 
 
-def _scan(caption: str) -> list[str]:
+def _scan(caption: str, following: str | None) -> list[str]:
     """Tokenize anything: the longest match at each position, runs of plain words at once."""
     # The scanner reads UTF-16; both halves of a character beyond U+FFFF go, but for addresses.
     text = _ASTRAL.sub(_utf16_halves, caption.replace("\n", " ")) + "\n"
+    end = len(text)
+    if following is not None:
+        text += _ASTRAL.sub(_utf16_halves, following[:_AHEAD].replace("\n", " ")) + "\n"
     shapes = text if text.isascii() else _shapes().sub(_shape, text)
     pattern, rewrites = _scanner()
     lower = _lower if "Σ" in caption else str.lower
     tokens: list[str] = []
     position = 0
-    while position < len(text):
+    while position < end:
         if run := _PLAIN_RUN.match(shapes, position):
             tokens += run.group().lower().split()
             position = run.end()
@@ -359,18 +364,23 @@ def _scan(caption: str) -> list[str]:
         tokens.append(lower(rewrites[rule](text[start:position])))
     # The reference reads its tokens back from a line, whose end it strips of all white space.
     line = " ".join(tokens).rstrip()
-    if len(text) > len(caption) + 1:
+    if end > len(caption) + 1:
         line = line.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return [token for token in line.split(" ") if token not in _NO_TOKENS]
 
 
-def tokenize(caption: str) -> list[str]:
+def tokenize(caption: str, following: str | None = None) -> list[str]:
     """Return the caption's tokens, lower-cased and without punctuation.
 
-    Joined by blanks they equal the reference's line for the caption. In one case the reference
-    looks on into the next caption of its file: a single letter with a period at the very end. The
-    next caption is then taken to begin like a sentence: "plan B." gives "plan", "b". All line
-    breaks separate tokens. A token never holds a blank, though a few hold a no-break space.
+    Joined by blanks they equal the reference's line for the caption. All line breaks separate
+    tokens. A token never holds a blank, though a few hold a no-break space.
+
+    Args:
+        caption: as a person or a model wrote it.
+        following: the next caption of the reference's file, into which it looks on in two cases: a
+            single letter with a period at the very end ("plan B." is "plan", "b" before a caption
+            that begins with "A", but "plan", "b." before one that begins with "Two"), and "no.",
+            "art." and the like before a number. Without it, a caption that begins like a sentence.
 
     Source: Stanford CoreNLP 3.4.1 `PTBTokenizer`; `pycocoevalcap/tokenizer/ptbtokenizer.py`.
     """
@@ -378,10 +388,15 @@ def tokenize(caption: str) -> list[str]:
         words = caption.lower().replace(",", " ").split()
         if words and words[-1][-1] == ".":
             last = words.pop()[:-1]
-            if len(last) == 1 or last in _PERIOD_WORDS:
-                return _scan(caption)
+            if len(last) == 1 or last in _PERIOD_WORDS or (following and last in _NUMBERED_WORDS):
+                return _scan(caption, following)
             if last:
                 words.append(last)
         if _SPLIT_WORDS.isdisjoint(words):
             return words
-    return _scan(caption)
+    return _scan(caption, following)
+
+
+def tokenize_all(captions: Sequence[str]) -> list[list[str]]:
+    """Return the tokens of captions as the reference gives them for a file of these captions."""
+    return [tokenize(*pair) for pair in zip_longest(captions, captions[1:])]
