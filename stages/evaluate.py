@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from captioner import attention, examples, figures, gallery, page
+from captioner import attention, breakdown, examples, figures, gallery, page
 from captioner.datasets.scene_truth import truthful
 from captioner.decoding import Decoder
 from captioner.determinism import make_deterministic
@@ -102,16 +102,23 @@ def main() -> None:
 
 def draw(dataset: str, evaluation: Evaluation) -> None:
     """Tables of the scores and a figure of each."""
-    for name, table, figure, title in (
-        ("scores", evaluation.table, figures.draw_scores, "test scores, 95% intervals"),
-        ("by_length", evaluation.by_length(), figures.draw_by_length, "scores by generated length"),
-        ("by_word", evaluation.by_word(), figures.draw_by_word, "are the frequent words said?"),
-        ("caption_lengths", evaluation.lengths(), None, ""),
-    ):
+    captions, references = evaluation.captions, evaluation.references
+    scores = evaluation.scores
+    tables = {
+        "scores": evaluation.table,
+        "by_length": breakdown.by_length(captions, scores),
+        "by_word": breakdown.by_word(captions, references, scores.cider_d),
+        "caption_lengths": breakdown.length_shares(captions, references),
+    }
+    for name, table in tables.items():
         with atomic_file(REPORTS / f"{name}.csv") as path:
             table.to_csv(path, index=False)
-        if figure:
-            figure(REPORTS / f"{name}.png", table, f"{dataset}: {title}")
+    for name, figure, title in (
+        ("scores", figures.draw_scores, "test scores, 95% intervals"),
+        ("by_length", figures.draw_by_length, "scores by generated length"),
+        ("by_word", figures.draw_by_word, "are the frequent words said?"),
+    ):
+        figure(REPORTS / f"{name}.png", tables[name], f"{dataset}: {title}")
 
 
 if __name__ == "__main__":

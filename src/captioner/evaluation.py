@@ -6,13 +6,13 @@ looking up would do without a language model), and a person's caption against th
 (the ceiling); each with its bootstrap interval.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from captioner import breakdown
 from captioner.metrics import (
     MEASURES,
     CaptionScorer,
@@ -22,12 +22,9 @@ from captioner.metrics import (
 )
 from captioner.metrics.bootstrap import SAMPLES, confidence_intervals, interval_of_mean
 from captioner.metrics.tokenizer import tokenize, tokenize_all
-from captioner.text import FUNCTION_WORDS
 
 # How the metrics of a system are named: the model's own stand alone.
 PREFIXES = {"model": "", "constant": "floor_", "nearest": "nearest_", "human": "ceiling_"}
-WORDS = 30  # content words looked at one by one
-LENGTHS = 2  # words a class of caption lengths
 
 PictureMeasure = Callable[[Sequence[str]], np.ndarray]
 
@@ -45,6 +42,7 @@ class Evaluation:
         others: further measures by name: one caption for each picture -> (pictures,) values.
 
     Attributes:
+        captions, references: as tokens.
         constant: the best constant caption.
         scores: the model's.
         per_picture: measure -> (pictures,), the model's.
@@ -128,7 +126,8 @@ class Evaluation:
         Each measure with `_low` and `_high`, and behind `floor_`, `nearest_` and `ceiling_` (the
         ceiling where every picture has two references or more); `distinct_captions` and
         `copied_captions` (whole, from the training captions): shares; `vocabulary_used` (words);
-        `mean_length` and `references_mean_length` (words); `content_word_recall`, see `by_word`.
+        `mean_length` and `references_mean_length` (words); `content_word_recall`: the mean recall
+        of `breakdown.by_word`, each word as often as pictures have it.
         """
         metrics: dict[str, float] = {}
         for system, name, score, low, high in self.table.itertuples(index=False):
@@ -142,71 +141,11 @@ class Evaluation:
         metrics["mean_length"] = float(np.mean([len(caption) for caption in tokens]))
         lengths = [len(caption) for group in self.references for caption in group]
         metrics["references_mean_length"] = float(np.mean(lengths))
-        words = self.by_word()
+        words = breakdown.by_word(self.captions, self.references, self.scores.cider_d)
         if len(words):
             recalled = float((words["recall"] * words["pictures"]).sum())
             metrics["content_word_recall"] = recalled / int(words["pictures"].sum())
         return metrics
-
-    def lengths(self) -> pd.DataFrame:
-        """How long captions are: columns words, generated and references (shares)."""
-        own = [len(caption) for caption in self.captions]
-        people = [len(caption) for group in self.references for caption in group]
-        longest = max(own + people)
-        shares = {
-            name: np.bincount(lengths, minlength=longest + 1) / len(lengths)
-            for name, lengths in (("generated", own), ("references", people))
-        }
-        return pd.DataFrame({"words": range(longest + 1), **shares})
-
-    def by_length(self) -> pd.DataFrame:
-        """Scores of captions of like length: columns words ("5-6"), pictures and the measures."""
-        length = np.array([len(caption) for caption in self.captions])
-        # 0 by itself, then 1-2, 3-4, ...
-        group = -(-length // LENGTHS)
-        rows = []
-        for number in np.unique(group):
-            chosen = np.flatnonzero(group == number)
-            words = f"{(number - 1) * LENGTHS + 1}-{number * LENGTHS}" if number else "0"
-            scores = self.scores.of(chosen).corpus
-            rows.append({"words": words, "pictures": len(chosen), **scores})
-        return pd.DataFrame(rows)
-
-    def by_word(self) -> pd.DataFrame:
-        """How well the most frequent content words of the references are found.
-
-        A picture has a word if one of its references says it.
-
-        Returns:
-            Columns word, pictures (that have it), said (captions that say it), recall (share of
-            those pictures whose caption says it), precision (share of those captions whose picture
-            has it; NaN where none says it), cider_d (mean over those pictures).
-        """
-        people = [{word for caption in group for word in caption} for group in self.references]
-        own = [set(caption) for caption in self.captions]
-        counts = Counter(word for words in people for word in words if _is_content(word))
-        frequent = sorted(counts, key=lambda word: (-counts[word], word))[:WORDS]
-        rows = []
-        for word in frequent:
-            has = np.array([word in words for words in people])
-            said = np.array([word in words for words in own])
-            found = int((has & said).sum())
-            rows.append(
-                {
-                    "word": word,
-                    "pictures": int(has.sum()),
-                    "said": int(said.sum()),
-                    "recall": found / int(has.sum()),
-                    "precision": found / int(said.sum()) if said.any() else float("nan"),
-                    "cider_d": float(self.scores.cider_d[has].mean()),
-                }
-            )
-        columns = ["word", "pictures", "said", "recall", "precision", "cider_d"]
-        return pd.DataFrame(rows, columns=columns)
-
-
-def _is_content(word: str) -> bool:
-    return word not in FUNCTION_WORDS and word[0].isalpha()
 
 
 def nearest_rows(features: np.ndarray, among: np.ndarray, rows: np.ndarray) -> np.ndarray:
