@@ -69,7 +69,7 @@ def read_references(path: Path | str) -> dict[str, list[str]]:
 
 
 def read_hypotheses(path: Path | str) -> dict[str, str]:
-    """The generated caption of each picture; it may be empty.
+    """The generated caption of each picture; it may be empty, but for CSV, where that is missing.
 
     Raises:
         CaptionerError: the file cannot be read or understood, holds no captions, a picture has none
@@ -130,6 +130,8 @@ def _image_id(where: str, value: object) -> str:
 def _captions(place: str, value: object) -> list[str]:
     captions = value if isinstance(value, list) else [value]
     for caption in captions:
+        if caption is None:
+            raise CaptionerError(f"{place}: the caption is missing; fill it in or leave it out")
         if not isinstance(caption, str):
             raise CaptionerError(
                 f"{place}: a caption is {kind(caption)} and no text; mend it or leave it out"

@@ -45,7 +45,8 @@ def _table_rows(rows: "csv._reader", header: list[str], names: Sequence[str]) ->
                     f"{where} (picture {row[image_id]:.80}): a list written as text; give each "
                     "caption a row of its own, or use Parquet or JSON"
                 )
-            found.append((where, row[image_id], row[caption]))
+            # pandas writes a missing caption (NaN) as nothing between two commas.
+            found.append((where, row[image_id], row[caption] or None))
     except csv.Error as error:  # often a quote that is never closed: name the line that opened it
         raise CaptionerError(f"line {line}: no proper CSV ({error}); look at its quotes") from None
     # All of them, or none: "1" and "1.0" of one file are two pictures.

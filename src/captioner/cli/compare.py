@@ -121,7 +121,7 @@ def _file(name: str, folder: Path) -> Path:
 def _of_revision(revision: str) -> bytes:
     """The predictions that DVC has of a git revision of the repository around this folder."""
     import dvc.api
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import DvcException, FileMissingError, PathMissingError
     from scmrepo.exceptions import SCMError
 
     if revision.startswith("-"):
@@ -134,10 +134,12 @@ def _of_revision(revision: str) -> bytes:
             f"{revision}: neither a file here, nor a git revision, nor the id of an MLflow run"
         ) from None
     except (DvcException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        # Its own words for what is in no cache name a path and mislead.
+        gone = isinstance(error, PathMissingError | FileMissingError)
+        reason = "" if gone else " (" + " ".join(str(error).split())[:200] + ")"
         raise CaptionerError(
-            f"{revision}: DVC has no {PREDICTIONS} of this revision here ({reason}); check it out "
-            "and `dvc repro`, or `dvc pull` it from where it was made"
+            f"{revision}: DVC has no {PREDICTIONS} of this revision here{reason}; check it out and "
+            "`dvc repro`, or `dvc fetch` it from where it was made"
         ) from None
 
 
