@@ -76,7 +76,13 @@ class CaptionScorer:
         Raises:
             CaptionerError: no pictures, or a picture without a reference.
         """
-        _check(references)
+        check_references(references)
+        if len(references) == 1:
+            warnings.warn(
+                "with one picture CIDEr-D is 0 by definition: every n-gram is in all pictures "
+                "(log 1)",
+                stacklevel=2,
+            )
         self._tokenized = tokenized
         tokens = iter(_tokens([one for group in references for one in group], tokenized))
         self._set([list(islice(tokens, len(group))) for group in references])
@@ -130,7 +136,8 @@ class CaptionScorer:
         return rounds
 
 
-def _check(references: Sequence[Sequence[str]]) -> None:
+def check_references(references: Sequence[Sequence[str]]) -> None:
+    """Raise CaptionerError where there are no pictures, or one has no list of references."""
     if not references:
         raise CaptionerError("there are no pictures to score; give at least one")
     for number, picture_references in enumerate(references):
@@ -138,11 +145,6 @@ def _check(references: Sequence[Sequence[str]]) -> None:
             raise CaptionerError(f"references of picture {number} are one text; give a list")
         if not picture_references:
             raise CaptionerError(f"picture {number} has no reference caption; leave it out")
-    if len(references) == 1:
-        warnings.warn(
-            "with one picture CIDEr-D is 0 by definition: every n-gram is in all pictures (log 1)",
-            stacklevel=3,
-        )
 
 
 def _tokens(captions: Sequence[str], tokenized: bool) -> list[list[str]]:

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from captioner import CaptionerError
+from captioner.metrics import check_references
 from captioner.metrics.tokenizer import tokenize_all
 
 METRICS = ("meteor", "spice")
@@ -350,13 +351,7 @@ def java_scores(
         raise CaptionerError(
             f"{len(hypotheses)} captions for {len(references)} pictures; give one for each"
         )
-    if not references:
-        raise CaptionerError("there are no pictures to score; give at least one")
-    for number, picture_references in enumerate(references):
-        if isinstance(picture_references, str):
-            raise CaptionerError(f"references of picture {number} are one text; give a list")
-        if not picture_references:
-            raise CaptionerError(f"picture {number} has no reference caption; leave it out")
+    check_references(references)
     check(metrics)
     if not tokenized:
         lines = map(" ".join, tokenize_all([one for group in references for one in group]))
