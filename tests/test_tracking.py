@@ -243,6 +243,13 @@ def test_fingerprint_is_of_the_content_and_not_of_track(root):
     content["stages"] = dict(reversed(content["stages"].items()))
     lock.write_text("# a comment\n" + json.dumps(content))  # another order and layout
     assert tracking.fingerprint(lock) == first
+    # other code with the same outcome: DVC writes its hash, and sees no reason to run `track`
+    content["stages"]["evaluate"]["deps"] = [{"path": "src/captioner/page.py", "md5": "c" * 32}]
+    lock.write_text(json.dumps(content))
+    assert tracking.fingerprint(lock) == first
+    content["stages"]["download"]["outs"][0]["md5"] = "d" * 32
+    lock.write_text(json.dumps(content))
+    assert tracking.fingerprint(lock) != first
     write_lock(root, 4)
     assert tracking.fingerprint(lock) != first
 

@@ -1,6 +1,6 @@
 """The complete run of a state of the pipeline, and everything that is logged in it.
 
-The fingerprint of a state is dvc.lock without the stage `track`. A run counts only once its tag
+The fingerprint of a state is of the params and outputs in dvc.lock. A run counts only once its tag
 `captioner.fingerprint` is there, which is set last, so that a killed `track` leaves nothing that
 looks complete.
 """
@@ -97,8 +97,16 @@ def track(root: Path, params: Mapping[str, Any]) -> Tracked:
 
 
 def fingerprint(lock: Path) -> str:
-    """Return the sha256 of what dvc.lock says of every stage but `track`."""
-    text = json.dumps(_stages(lock), sort_keys=True, separators=(",", ":"))
+    """Return the sha256 of what dvc.lock says of the params and outputs of every stage but `track`.
+
+    Not of the code: where other code has the same outcome, DVC runs no `track`, and a fingerprint
+    of the code would be another one only in a rebuild from nothing.
+    """
+    stages = {
+        name: {part: value for part, value in entry.items() if part != "deps"}
+        for name, entry in _stages(lock).items()
+    }
+    text = json.dumps(stages, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
