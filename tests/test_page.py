@@ -233,6 +233,13 @@ def test_the_nearest_training_picture_is_named_where_there_is_one(tmp_path):
     assert "train-7" in read.all("bdi") and "None" not in read.all("bdi")
 
 
+def test_a_note_stands_below_the_summary_as_text(tmp_path):
+    path = tmp_path / "page.html"
+    write_page(path, predictions(["a"]), [jpeg(8)], "title", note='<b>not "measured"</b> here')
+    (notes,) = re.findall(r'<p class="notes">(.*?)</p>', path.read_text(encoding="utf-8"))
+    assert notes.endswith("&lt;b&gt;not &quot;measured&quot;&lt;/b&gt; here")
+
+
 def test_summary_has_the_columns_that_are_known(tmp_path):
     table = predictions(["a dog"])
     summary = [Measure("CIDEr-D", 0.5, (0.25, 0.75), constant=-0.125), Measure("BLEU-4", 0.3)]

@@ -69,6 +69,7 @@ def test_everything_is_there_and_the_page_shows_every_picture(scored, tmp_path):
     assert cider_d[best[0]] == cider_d.max() and cider_d[worst[0]] == cider_d.min()
     page = (tmp_path / "captions.html").read_text(encoding="utf-8")
     assert [f"<bdi>p{number}</bdi>" in page for number in range(2, 8)] == [True] * 6
+    assert page.count("METEOR and SPICE are not among the scores: they need Java") == 1
     scores = pd.read_csv(tmp_path / "scores.csv")
     pd.testing.assert_frame_equal(scores, scored[1].table)
 

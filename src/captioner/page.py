@@ -92,6 +92,7 @@ def write_page(
     thumbnails: Iterable[bytes],
     title: str,
     summary: Sequence[Measure] = (),
+    note: str = "",
 ) -> None:
     """Write the page; equal arguments give equal bytes, and memory holds a few rows at a time.
 
@@ -105,6 +106,7 @@ def write_page(
         thumbnails: the JPEG of each row's picture; larger ones are reduced to `SIDE` pixels.
         title: the heading.
         summary: scores of all captions, for the table at the top.
+        note: a sentence more below that table.
 
     Raises:
         ValueError: there are more or fewer thumbnails than rows.
@@ -116,7 +118,7 @@ def write_page(
         "policy": escape(policy(template)),
         "title": text(title),
         "summary": _summary(summary, compared),
-        "notes": " ".join([*(COMPARISONS[name][1] for name in compared), MARKED]).strip(),
+        "notes": " ".join([*(COMPARISONS[n][1] for n in compared), MARKED, text(note)]).strip(),
         "keys": "\n".join(_option(key) for key in ("place", *scores, "image_id")),
     }
     # One pass, so that a title that looks like a field stays a title.

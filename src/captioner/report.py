@@ -11,7 +11,13 @@ from captioner import attention, breakdown, figures, gallery, page
 from captioner.evaluation import Evaluation
 from captioner.files import atomic_file
 from captioner.images import jpegs
+from captioner.metrics import java
 
+# The same on every machine: the page is compared byte by byte.
+NO_JAVA = (
+    "METEOR and SPICE are not among the scores: they need Java and the extra java-metrics (pip "
+    'install -c constraints.txt -e ".[java-metrics]"), then evaluate.java_metrics in params.yaml.'
+)
 GALLERIES = {"random": "gallery", "best": "gallery_best", "worst": "gallery_worst"}
 
 
@@ -56,6 +62,7 @@ def write_report(
         islice(jpegs(images), int(rows[0]), int(rows[-1]) + 1),
         f"{dataset}: {len(rows)} test pictures",
         page.measures(evaluation.table),
+        "" if evaluation.table["measure"].isin(java.METRICS).any() else NO_JAVA,
     )
 
 
