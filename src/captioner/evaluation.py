@@ -7,6 +7,7 @@ looking up would do without a language model), and a person's caption against th
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -119,7 +120,7 @@ class Evaluation:
                 scores, per_picture = zip(*found, strict=True)
                 yield system, float(np.mean(scores)), np.mean(per_picture, axis=0)
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, float]:
         """All numbers by name.
 

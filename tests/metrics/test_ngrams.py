@@ -25,7 +25,7 @@ def grams(tokens):
 def test_by_hand():
     known = ReferenceNGrams([[["a", "b", "a"], ["b"]], [["b", "c"]]])
     # a, b, c; ab, ba, bc; aba
-    assert known.unknown == 7 and known.order.tolist() == [0, 0, 0, 1, 1, 1, 2]
+    assert known.distinct == 7 and known.order.tolist() == [0, 0, 0, 1, 1, 1, 2]
     assert known.document_frequency.tolist() == [1, 2, 1, 1, 1, 1, 1]
     assert known.lengths.tolist() == [3, 1, 2] and known.first.tolist() == [0, 2, 3]
 
@@ -33,12 +33,12 @@ def test_by_hand():
     first = found.hypothesis == 0
     # b twice; bb, bx and bbx are no reference's, as is x
     assert sorted(found.count[first].tolist()) == [1, 1, 1, 1, 2]
-    assert (found.ngram[first] >= known.unknown).sum() == 4
+    assert (found.ngram[first] >= known.distinct).sum() == 4
     assert (found.group[first] >= 0).sum() == 1
     # of the second picture's references only b, c and bc; a and ab are those of the first
     second = found.hypothesis == 1
     assert (found.group[second] >= 0).sum() == 3
-    assert (found.ngram[second] < known.unknown).sum() == 5  # abc is new
+    assert (found.ngram[second] < known.distinct).sum() == 5  # abc is new
     assert found.pair_hypothesis.tolist() == [0, 0, 1]
     assert found.pair_reference.tolist() == [0, 1, 2]
     assert found.first_pair.tolist() == [0, 2]
@@ -55,7 +55,7 @@ def test_equals_counting_one_by_one(references, data):
     frequency = Counter(
         gram for group in references for gram in set().union(*(grams(c) for c in group))
     )
-    assert known.unknown == len(frequency)
+    assert known.distinct == len(frequency)
     assert sorted(known.document_frequency.tolist()) == sorted(frequency.values())
     for number, (hypothesis, picture) in enumerate(zip(hypotheses, pictures, strict=True)):
         mine = found.hypothesis == number
@@ -89,7 +89,7 @@ def test_words_and_their_numbers_are_counted_alike():
 
 def test_nothing_to_find():
     known = ReferenceNGrams([[[]], [[]]])
-    assert known.unknown == 0
+    assert known.distinct == 0
     found = known.match([["a"], []])
     assert found.group.tolist() == [-1] and found.lengths.tolist() == [1, 0]
     assert known.match([], []).count.tolist() == []

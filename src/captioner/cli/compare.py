@@ -83,8 +83,10 @@ def run(options: argparse.Namespace) -> int:
             for number, name in enumerate((options.first, options.second))
         ]
         sides = [read_hypotheses(path) for path in paths]
-        references = [read_references(options.references or path) for path in paths]
-    known = shared_references(*references)
+        if options.references:
+            known = read_references(options.references)
+        else:
+            known = shared_references(*map(read_references, paths))
     common = {i: known[i] for i in known if all(i in side for side in sides)}
     if not common:
         raise CaptionerError(

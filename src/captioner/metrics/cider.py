@@ -48,7 +48,7 @@ class CiderD:
     def score_matches(self, matches: Matches) -> np.ndarray:
         """Score captions that were looked up already, (hypotheses,) float64."""
         known, captions = self._references, len(matches.lengths)
-        is_known = matches.ngram < known.unknown
+        is_known = matches.ngram < known.distinct
         weights = np.full(len(matches.ngram), self._new_weight)
         weights[is_known] = self._weights[matches.ngram[is_known]]
         values = matches.count * weights

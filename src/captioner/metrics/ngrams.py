@@ -28,7 +28,7 @@ class Matches:
     Attributes:
         lengths: (hypotheses,) in tokens.
         hypothesis, order, count: whose n-gram, its order less one, how often it is there.
-        ngram: its number, `ReferenceNGrams.unknown` or above where no reference at all holds it.
+        ngram: its number, `ReferenceNGrams.distinct` or above where no reference at all holds it.
         group: its place in `ReferenceNGrams.group_*`, -1 where no reference of its picture has it.
         pair_hypothesis, pair_reference: (pairs,) numbers.
         first_pair: (hypotheses,) of each hypothesis.
@@ -53,9 +53,9 @@ class ReferenceNGrams:
 
     Attributes:
         pictures: how many.
-        unknown: number of different n-grams; greater numbers are no reference's.
-        order: (unknown,) order of each n-gram less one.
-        document_frequency: (unknown,) in how many pictures some reference holds it.
+        distinct: how many different n-grams there are; they are numbered from 0.
+        order: (distinct,) order of each n-gram less one.
+        document_frequency: (distinct,) in how many pictures some reference holds it.
         lengths: (references,) in tokens, picture by picture.
         first: (pictures + 1,) number of each picture's first reference.
         group_start: (groups + 1,) each group's first entry; group_most: (groups,) highest count.
@@ -86,25 +86,23 @@ class ReferenceNGrams:
         ngram, reference, _ = self._numbered(captions, learn=True)
         sizes = [len(self._words), *map(len, self._tables)]
         self._starts = np.cumsum([0, *sizes])
-        self.unknown = int(self._starts[-1])
+        self.distinct = int(self._starts[-1])
         self.order = np.repeat(np.arange(ORDERS), sizes)
 
-        picture = np.repeat(np.arange(self.pictures), np.diff(self.first))
-        most = max(1, int(np.diff(self.first).max(initial=1)))
-        slot = reference - self.first[picture[reference]]
-        group_key = picture[reference] * max(self.unknown, 1) + ngram
-        keys, self.count = np.unique(group_key * most + slot, return_counts=True)
-        group_of_entry = keys // most
-        self._groups, self.group_start = np.unique(group_of_entry, return_index=True)
-        self.ngram = group_of_entry % max(self.unknown, 1)
-        self.reference = self.first[group_of_entry // max(self.unknown, 1)] + keys % most
-        self.group_most = (
-            np.maximum.reduceat(self.count, self.group_start) if len(keys) else self.count
+        # One sorted number for each (picture, n-gram, reference of the picture).
+        picture = np.repeat(np.arange(self.pictures), np.diff(self.first))[reference]
+        most = int(np.diff(self.first).max(initial=1))
+        group = picture * self.distinct + ngram
+        keys, self.count = np.unique(
+            group * most + reference - self.first[picture], return_counts=True
         )
-        self.document_frequency = np.bincount(
-            self._groups % max(self.unknown, 1), minlength=self.unknown
-        )
-        self.group_start = np.append(self.group_start, len(keys))
+        self._groups, starts = np.unique(keys // most, return_index=True)
+        self.group_start = np.append(starts, len(keys))
+        entry = np.repeat(self._groups, np.diff(self.group_start))
+        picture, self.ngram = np.divmod(entry, max(self.distinct, 1))
+        self.reference = self.first[picture] + keys % most
+        self.group_most = np.maximum.reduceat(self.count, starts) if len(keys) else self.count
+        self.document_frequency = np.bincount(self.ngram[starts], minlength=self.distinct)
 
     def _numbered(
         self, captions: Sequence[Sequence[Hashable]], learn: bool = False
@@ -126,7 +124,7 @@ class ReferenceNGrams:
         caption = np.repeat(np.arange(len(captions)), lengths)
         left = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(words))  # tokens to its end
         start, place, size = np.arange(len(words)), words, len(known)
-        numbers, captions_of, known_start, new_starts = [], [], 0, [0 if learn else self.unknown]
+        numbers, captions_of, known_start, new_starts = [], [], 0, [0 if learn else self.distinct]
         for order in range(ORDERS):
             if order:
                 longer = left[start] > order
@@ -161,15 +159,15 @@ class ReferenceNGrams:
                 f"{len(hypotheses)} captions for {len(picture)} pictures; give one for each"
             )
         ngram, hypothesis, new_starts = self._numbered(hypotheses)
-        span = max(self.unknown, int(ngram.max(initial=0))) + 1
+        span = max(self.distinct, int(ngram.max(initial=0))) + 1
         keys, count = np.unique(hypothesis * span + ngram, return_counts=True)
         hypothesis, ngram = keys // span, keys % span
         starts = [*self._starts[:-1], *new_starts]
         order = (np.searchsorted(starts, ngram, "right") - 1) % ORDERS
         group = np.full(len(keys), -1)
-        known = np.flatnonzero(ngram < self.unknown)
+        known = np.flatnonzero(ngram < self.distinct)
         if len(self._groups):
-            wanted = picture[hypothesis[known]] * self.unknown + ngram[known]
+            wanted = picture[hypothesis[known]] * self.distinct + ngram[known]
             place = np.minimum(np.searchsorted(self._groups, wanted), len(self._groups) - 1)
             group[known] = np.where(self._groups[place] == wanted, place, -1)
         references = self.first[picture + 1] - self.first[picture]
