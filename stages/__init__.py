@@ -4,6 +4,7 @@ The `src` beside this package comes first on the path: `dvc exp run --temp` and 
 of the checkout, and an editable install would silently import the code of the original.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +33,30 @@ def read_params() -> "Params":
         if problem := java.missing(params.evaluate.java_measures):
             raise CaptionerError(f"params.yaml: evaluate.java_metrics: {problem}; or write false")
     return params
+
+
+def check_room(params: "Params") -> None:
+    """Refuse a run for which the disk is too small; what is there already counts as there.
+
+    It asks for keys that change nothing of what a stage writes, so that its stage need not name
+    them in dvc.yaml: another backbone must download nothing again.
+    """
+    from captioner.archives import open_pictures
+    from captioner.datasets.published import wanted_files
+    from captioner.disk import PICTURES, archive_bytes, check_disk, estimate
+
+    source = params.download
+    if source.source == "scenes":
+        pictures = source.train + source.val + source.test
+    elif source.source == "table":
+        with open_pictures(source.pictures) as archive:
+            pictures = len(archive.names)
+    else:
+        pictures = PICTURES[source.source]
+    archives = archive_bytes(wanted_files(source, params.glove.source == "file"))
+    needed = estimate(pictures, archives, params.preprocess.size, params.encoder.backbone)
+    # DVC_ROOT: an experiment in a temporary folder uses the cache of the checkout.
+    check_disk(params.dataset, needed, cache=Path(os.environ.get("DVC_ROOT", "."), ".dvc/cache"))
 
 
 def run_stage(name: str, main: Callable[[], None]) -> None:

@@ -1,80 +1,131 @@
-"""encoder: the CNN: ImageNet weights, or a small network trained here on the captions' words."""
+"""encoder: the CNN: ImageNet weights, or trained here on the captions' words or on class labels."""
 
 from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from captioner.cnn import content_labels, train_cnn
+from captioner import cnn, course_cnn
+from captioner.classification import Classification, class_labels
+from captioner.classification_report import write_classification_report
+from captioner.datasets import SPLITS
 from captioner.determinism import make_deterministic
-from captioner.encoder import (
-    BACKBONES,
-    build_encoder,
-    find_weights,
-    save_encoder,
-)
+from captioner.encoder import build_encoder, find_weights, save_encoder
+from captioner.encoder_report import write_encoder_report
 from captioner.files import atomic_file, atomic_folder, write_json
 from captioner.images import jpegs, read_pictures
-from captioner.metrics.tokenizer import tokenize
 from captioner.raster import decode
-from captioner.text import Vocabulary
+from captioner.word_labels import word_labels
+from captioner.word_probe import word_probe
 
+IMAGES, CAPTIONS = Path("data/images"), Path("data/captions.parquet")
 REPORTS = Path("reports/encoder")
+SHOWN, PROBED = 8, 512  # pictures in the figures, and for the word probe
+TRAINING = {"epochs", "batch_size", "learning_rate"}
 
 
 def main() -> None:
     params = read_params()
     make_deterministic(params.seed)
-    backbone, size = params.encoder.backbone, params.preprocess.size
-    weights = find_weights(backbone) if backbone in BACKBONES else None
-    encoder = build_encoder(backbone, size, weights)
-    metrics, history = {}, []
-    if backbone == "cnn":
-        history = train_from_scratch(encoder, params)
-        metrics = {name: value for name, value in history[-1].items() if name != "epoch"}
+    index = read_pictures(IMAGES, ["image_id", "split", "facts"])
+    rows = {split: np.flatnonzero(index["split"] == split) for split in SPLITS}
+    backbone = params.encoder.backbone
+    learn = {"cnn": learn_words, "course_cnn": learn_classes}.get(backbone, probe_words)
+    encoder, head, names, history = learn(params, index, rows)
+
+    with atomic_folder("models/encoder") as folder:
+        save_encoder(encoder, backbone, params.preprocess.size, folder)
+    with atomic_file(REPORTS / "history.csv") as path:
+        history.to_csv(path, index=False)
+    metrics = {} if history.empty else history.drop(columns="epoch").iloc[-1].to_dict()
     metrics["parameters"] = encoder.count_params()
     metrics["cells"] = int(np.prod(encoder.output_shape[1:3]))
     metrics["channels"] = encoder.output_shape[3]
-    with atomic_folder("models/encoder") as folder:
-        save_encoder(encoder, backbone, size, folder)
-    columns = ["epoch", "loss", "val_loss", "val_f1"]
-    with atomic_file(REPORTS / "history.csv") as path:
-        pd.DataFrame(history, columns=columns).to_csv(path, index=False)
     write_json(REPORTS / "metrics.json", metrics)
 
+    shown = spread(rows["val"], SHOWN)
+    firsts = pd.read_parquet(CAPTIONS).drop_duplicates("picture").set_index("picture")["caption"]
+    captions = firsts.reindex(shown, fill_value="").tolist()
+    exclusive = backbone == "course_cnn"
+    pictures = reader(shown)(shown)
+    write_encoder_report(REPORTS, encoder, head, names, pictures, captions, exclusive=exclusive)
 
-def train_from_scratch(encoder, params) -> list[dict]:
-    splits = read_pictures("data/images", ["split"])["split"].to_numpy()
-    table = pd.read_parquet("data/captions.parquet")
-    captions = [[] for _ in splits]
-    for picture, caption in zip(table["picture"], table["caption"], strict=True):
-        captions[picture].append(tokenize(caption))
-    train, val = (np.flatnonzero(splits == split) for split in ("train", "val"))
-    vocabulary = Vocabulary.build([words for i in train for words in captions[i]], 1)
-    labels = content_labels(captions, vocabulary.content_words(params.encoder.labels))
-    stored = list(jpegs("data/images"))
-    epochs = train_cnn(
-        encoder,
-        lambda numbers: np.stack([decode(stored[number]) for number in numbers]),
-        (train, labels[train]),
-        (val, labels[val]),
-        epochs=params.encoder.epochs,
-        batch_size=params.encoder.batch_size,
-        learning_rate=params.encoder.learning_rate,
-        seed=params.seed,
+
+def learn_classes(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tuple:
+    """The course's CNN, trained on the pictures' labels: encoder, head, classes, history."""
+    labels, names = class_labels(index["image_id"], index["facts"], params.download.label)
+    encoder = build_encoder("course_cnn", params.preprocess.size, classes=len(names))
+    head, pictures = course_cnn.build_head(encoder), reader(index.index)
+    test = rows["test"]
+    # As in the course: all that is not for the test, since nothing is chosen by the rest.
+    learnt = np.concatenate([rows["train"], rows["val"]])
+    known, unknown = (learnt, labels[learnt]), (test, labels[test])
+    options = params.encoder.model_dump(include=TRAINING) | {"seed": params.seed}
+    history = record(
+        course_cnn.train_course_cnn(encoder, head, pictures, known, unknown, **options)
     )
+    said = course_cnn.predict(encoder, head, pictures, test, params.encoder.batch_size)
+    write_classification_report(
+        REPORTS,
+        params.dataset,
+        Classification(names, labels[test], said),
+        index["image_id"].to_numpy()[test],
+        lambda places: pictures(test[places]),
+        history,
+    )
+    return encoder, head, names, history
+
+
+def learn_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tuple:
+    """The small CNN, trained on the captions' words: encoder, head, words, history."""
+    labels, names = labels_of_words(params, index)
+    encoder = build_encoder("cnn", params.preprocess.size)
+    head = cnn.build_head(encoder, len(names), params.seed)
+    train, val = ((rows[split], labels[rows[split]]) for split in ("train", "val"))
+    options = params.encoder.model_dump(include=TRAINING) | {"seed": params.seed}
+    epochs = cnn.train_cnn(encoder, head, reader(index.index), train, val, **options)
+    return encoder, head, names, record(epochs)
+
+
+def probe_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tuple:
+    """ImageNet weights, and a probe of the captions' words: encoder, head, words, no history."""
+    backbone = params.encoder.backbone
+    encoder = build_encoder(backbone, params.preprocess.size, find_weights(backbone))
+    labels, names = labels_of_words(params, index)
+    probed = spread(rows["train"], PROBED)
+    head = word_probe(encoder, reader(probed)(probed), labels[probed])
+    return encoder, head, names, pd.DataFrame(columns=["epoch", "loss", "val_loss", "val_f1"])
+
+
+def labels_of_words(params, index: pd.DataFrame) -> tuple[np.ndarray, list[str]]:
+    captions, split = pd.read_parquet(CAPTIONS), params.tokenize.split_characters
+    return word_labels(captions, len(index), params.encoder.labels, split)
+
+
+def spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, from the first to the last."""
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+
+
+def reader(rows: Iterable[int]) -> Callable[[np.ndarray], np.ndarray]:
+    """From picture numbers, out of these rows, to pictures (n, size, size, 3) uint8."""
+    wanted = set(rows)
+    stored = {row: jpeg for row, jpeg in enumerate(jpegs(IMAGES)) if row in wanted}
+    return lambda numbers: np.stack([decode(stored[number]) for number in numbers])
+
+
+def record(epochs: Iterable) -> pd.DataFrame:
+    """A row for each epoch, also printed."""
     history = []
     for number, epoch in enumerate(epochs, 1):
         history.append({"epoch": number, **vars(epoch)})
-        print(
-            f"epoch {number}: loss {epoch.loss:.4f}, val_loss {epoch.val_loss:.4f}, "
-            f"val_f1 {epoch.val_f1:.3f}",
-            flush=True,
-        )
-    return history
+        values = ", ".join(f"{name} {value:.4f}" for name, value in vars(epoch).items())
+        print(f"epoch {number}: {values}", flush=True)
+    return pd.DataFrame(history)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def main() -> None:
     model = load_captioner("models/captioner")
     vocabulary = Vocabulary.load("data/tokens/vocabulary.json")
     captions = pd.read_parquet("data/captions.parquet")
-    index = read_pictures("data/images", ["image_id", "split"])
+    index = read_pictures("data/images", ["image_id", "split", "facts"])
+    facts = embeddings.fact_columns(index.pop("facts"), [*index.columns, "caption", "vector"])
 
     words = embeddings.unit_vectors(model.words.embeddings.numpy())
     of_captions = embeddings.caption_vectors(np.load("data/tokens/captions.npy"), words, vocabulary)
@@ -42,10 +43,11 @@ def main() -> None:
         for row in shown
     ]
     first = captions[captions["caption_id"] == 0].set_index("picture")["caption"]
-    metadata = index.loc[shown].assign(caption=first.reindex(shown))
+    known = pd.DataFrame({name: column.to_pandas() for name, column in facts.items()})
+    metadata = index.assign(caption=first).join(known).loc[shown]
 
     with atomic_folder("data/embeddings") as folder:
-        embeddings.write_vectors(folder, "pictures", dict(index), of_pictures)
+        embeddings.write_vectors(folder, "pictures", dict(index) | facts, of_pictures)
         columns = dict(captions[["image_id", "caption"]])
         embeddings.write_vectors(folder, "captions", columns, of_captions)
         columns = {"word": vocabulary.words, "count": vocabulary.counts}

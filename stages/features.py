@@ -1,6 +1,6 @@
 """features: the CNN's grid and pooled features of all pictures, memory-mappable."""
 
-from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
+from stages import check_room, read_params, run_stage  # isort: skip  (puts src on the path)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from captioner.images import batches, read_pictures, write_table
 
 def main() -> None:
     params = read_params()
+    check_room(params)  # again: another backbone may write far larger grids
     make_deterministic(params.seed)
     encoder, _ = load_encoder("models/encoder")
     index = read_pictures("data/images", ["image_id", "split"])

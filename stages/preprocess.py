@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from captioner.datasets import flickr, scenes
+from captioner.datasets import catalog
 from captioner.files import write_json
 from captioner.images import read_pictures, write_shards, write_table
 from captioner.intake import check_intake, contact_sheet, write_rejected
@@ -16,14 +16,13 @@ from captioner.leaks import COLUMNS, check_leaks, draw_leaks, find_leaks, summar
 RAW = Path("data/raw")
 IMAGES = Path("data/images")
 REPORT = Path("reports/preprocess")
-READERS = {"scenes": scenes.read, "flickr8k": flickr.read}
 
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     params = read_params()
     options = params.preprocess
-    pictures = READERS[params.download.source](RAW)
+    pictures = catalog.read(params.download, RAW, params.seed)
     captions, rejected, counts = write_shards(
         tqdm(pictures, desc="preprocess", unit=" pictures", disable=None),
         IMAGES,

@@ -8,9 +8,16 @@ import numpy as np
 import pandas as pd
 
 from captioner.files import atomic_file, atomic_folder, write_json
-from captioner.glove import coverage, neighbours, read_glove, train_glove, word_matrix
-from captioner.metrics.tokenizer import tokenize
+from captioner.glove import (
+    coverage,
+    neighbours,
+    random_matrix,
+    read_glove,
+    train_glove,
+    word_matrix,
+)
 from captioner.text import Vocabulary, encode_tokens, token_statistics
+from captioner.words import words_of
 
 REPORTS = Path("reports/tokenize")
 
@@ -18,22 +25,26 @@ REPORTS = Path("reports/tokenize")
 def main() -> None:
     params = read_params()
     captions = pd.read_parquet("data/captions.parquet")
-    tokens = [tokenize(caption) for caption in captions["caption"]]
+    split = params.tokenize.split_characters
+    tokens = [words_of(caption, split) for caption in captions["caption"]]
     training = np.flatnonzero(captions["split"] == "train")
 
-    vocabulary = Vocabulary.build([tokens[i] for i in training], params.tokenize.min_count)
+    vocabulary = Vocabulary.build([tokens[i] for i in training], params.tokenize.min_count, split)
     encoded = encode_tokens(tokens, vocabulary, params.tokenize.max_length)
     metrics = token_statistics(tokens, captions["split"], vocabulary, params.tokenize.max_length)
 
-    glove = params.glove
+    glove, vectors = params.glove, {}
     if glove.source == "file":
         vectors = read_glove("data/raw/glove.6B.zip", glove.size, vocabulary.words)
-    else:
+    elif glove.source == "train":
         vectors, losses = train_glove(
             encoded[training], vocabulary.words, glove.size, glove.window, glove.epochs, params.seed
         )
         metrics["glove_loss"] = losses[-1]
-    matrix = word_matrix(vocabulary.words, vectors, params.seed)
+    if glove.source == "none":
+        matrix = random_matrix(vocabulary.words, glove.size, params.seed)
+    else:
+        matrix = word_matrix(vocabulary.words, vectors, params.seed)
     covered = coverage(vocabulary, vectors)
     metrics |= {"coverage_types": covered.types, "coverage_tokens": covered.tokens}
 
@@ -45,9 +56,9 @@ def main() -> None:
 
     write_json(REPORTS / "metrics.json", metrics)
     write_table(REPORTS / "missing_words.csv", covered.missing[:50], ["word", "count"])
-    near = [
+    near = [  # of words drawn at random there are none that mean anything
         (word, neighbour, round(cosine, 3))
-        for word in vocabulary.content_words(12)
+        for word in vocabulary.content_words(12 if vectors else 0)
         for neighbour, cosine in neighbours(word, matrix, vocabulary.words, top=5)
     ]
     write_table(REPORTS / "neighbours.csv", near, ["word", "neighbour", "cosine"])

@@ -9,11 +9,12 @@ import tensorflow as tf
 from PIL import Image
 
 from captioner import attention
-from captioner.attention import attention_weights, draw_strips, overlay
+from captioner.attention import attention_weights, draw_strips
 from captioner.decoding import Decoder
 from captioner.drawing import MARGIN, Page
 from captioner.gallery import Exhibit
 from captioner.model import CaptionModel, ModelConfig
+from captioner.overlay import GAP, STEP, TILE, overlay
 from captioner.text import END, PAD, START, UNK
 
 
@@ -169,8 +170,8 @@ def test_a_picture_is_bright_where_the_weights_are_large():
     weights[0, 2] = 0.5
     for pixels in (WHITE, WHITE * 0):  # also what is black can be seen to be looked at
         seen = overlay(pixels, weights, largest=0.5).astype(int).sum(-1)
-        assert seen.shape == (attention.TILE, attention.TILE)
-        third = attention.TILE // 3
+        assert seen.shape == (TILE, TILE)
+        third = TILE // 3
         bright, dark = seen[: third // 2, -third // 2 :], seen[third:, :third]
         assert bright.min() > dark.max() + 150
         half = overlay(pixels, weights, largest=1.0).astype(int).sum(-1)
@@ -208,9 +209,7 @@ def test_long_captions_go_on_below(tmp_path):
         sizes.append(drawn(tmp_path / "strips.png").shape)
     few, full, two_lines, three_lines = sizes
     assert few[1] < full[1] == two_lines[1] == three_lines[1]
-    assert full[1] == pytest.approx(
-        100 * (2 * MARGIN + (attention.WORDS + 1) * attention.STEP - attention.GAP), abs=2
-    )
+    assert full[1] == pytest.approx(100 * (2 * MARGIN + (attention.WORDS + 1) * STEP - GAP), abs=2)
     assert two_lines[0] - full[0] == pytest.approx(100 * attention.LINE, abs=2)
     assert three_lines[0] - two_lines[0] == pytest.approx(100 * attention.LINE, abs=2)
 

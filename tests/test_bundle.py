@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -168,13 +169,28 @@ def test_no_bundle(tmp_path):
     assert "no bundle here" in refused(tmp_path / "none")
 
 
+def test_captions_of_split_characters_have_no_blanks(tmp_path):
+    words = ("一", "只", "黑", "狗", "在", "跑", "dog", "红")
+    vocabulary = Vocabulary((*SPECIALS, *words), tuple(range(12)), split_characters=True)
+    encoder, model = parts("grid")
+    settings = ("grid", PREPARATION, DECODING)
+    bundle.save(tmp_path / "zh", encoder, "cnn", model, vocabulary, *settings)
+    captions = bundle.load(tmp_path / "zh").caption([picture(seed) for seed in range(6)])
+    english = bundle.Captioner(encoder, model, VOCABULARY, *settings, 16)
+    translated = dict(zip(WORDS, words, strict=True))
+    for chinese, one in zip(captions, english.caption([picture(s) for s in range(6)]), strict=True):
+        line = " ".join(translated[word] for word in one.text.split())
+        assert chinese.text == re.sub("(?<=[^a-z]) (?=[^a-z])", "", line)
+    assert any(len(caption.text) > 1 and " " not in caption.text for caption in captions)
+
+
 def test_another_format(copy):
     edit(copy / "bundle.json", format=7)
-    assert "bundle of format 7, expected 1; export it again" in refused(copy)
+    assert "bundle of format 7, expected 2; export it again" in refused(copy)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", '"text"', "null", "{}", '{"format": 1}', "\xff", "[" * 9999]
+    "text", ["", "{", "[]", "3", '"text"', "null", "{}", '{"format": 2}', "\xff", "[" * 9999]
 )
 def test_damaged_settings(copy, text):
     (copy / "bundle.json").write_bytes(text.encode("latin-1"))
@@ -246,6 +262,8 @@ def test_hostile_settings(copy, section, key, value, reason):
         ("captioner/config.json", {"units": ...}),
         ("captioner/config.json", {"path": "/etc"}),
         ("vocabulary.json", {"words": [*SPECIALS, "a"], "counts": [0] * 5}),
+        ("vocabulary.json", {"split_characters": "no"}),
+        ("vocabulary.json", {"split_characters": ...}),
         ("vocabulary.json", {"words": [*SPECIALS, "\x1b[31m"], "counts": [0] * 5}),
     ],
 )

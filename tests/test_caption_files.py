@@ -15,7 +15,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from captioner import CaptionerError
-from captioner.caption_files import read_hypotheses, read_references
+from captioner.caption_files import Columns, Row, read_hypotheses, read_references, read_rows
+from captioner.caption_files.records import Number
 
 REFERENCES = {"b.jpg": ["A dog, running", 'a "brown" dog;\nrunning'], "7": ["Zwei Köche 日"]}
 HYPOTHESES = {"b.jpg": "a dog", "7": "", "0042": "a, b; c"}
@@ -189,6 +190,41 @@ def test_ids_are_taken_to_the_letter(tmp_path):
 def test_plain_json_may_name_pictures_as_coco_names_lists(tmp_path):
     given = {"images": ["a dog"], "annotations": ["a cat", "a kitten"], "image_id": ["x"]}
     assert read_references(save(tmp_path, "x.json", json.dumps(given))) == given
+
+
+def karpathy(images: list[dict]) -> str:
+    return json.dumps({"dataset": "flickr8k", "images": images}, ensure_ascii=False)
+
+
+KARPATHY = [
+    {
+        "filepath": "val2014",
+        "filename": "b.jpg",
+        "imgid": 0,
+        "cocoid": 391895,
+        "sentids": [0, 1],
+        "split": "restval",
+        "sentences": [
+            {"tokens": ["a", "dog", "running"], "raw": "A dog, running", "imgid": 0, "sentid": 0},
+            {"tokens": ["a", "cat"], "raw": "Ένα σκυλί 狗 e\u0301 ", "imgid": 0, "sentid": 1},
+        ],
+    },
+    {"filename": "a.jpg", "imgid": 1, "split": "val", "sentences": [{"raw": "a cat"}]},
+]
+
+
+def test_karpathys_data_sets(tmp_path):
+    path = save(tmp_path, "dataset.json", karpathy(KARPATHY))
+    assert read_references(path) == {
+        "b.jpg": ["A dog, running", "Ένα σκυλί 狗 e\u0301 "],
+        "a.jpg": ["a cat"],
+    }
+    path = save(tmp_path, "dataset.json", karpathy([KARPATHY[0] | {"sentences": ["a dog"]}]))
+    with pytest.raises(CaptionerError, match='image 1: "sentences" is no list of objects with'):
+        read_references(path)
+    path = save(tmp_path, "dataset.json", karpathy([KARPATHY[0] | {"sentences": [{"sentid": 1}]}]))
+    with pytest.raises(CaptionerError, match=r"image 1 \(picture b\.jpg\): the caption is missing"):
+        read_references(path)
 
 
 def test_one_line_of_json_lines_is_no_plain_json(tmp_path):
@@ -380,6 +416,252 @@ def test_wrong_as_hypotheses_only(name, content, message, tmp_path):
         read_hypotheses(save(tmp_path, name, content))
 
 
+# Rows: all that a table says
+
+NAMES = ["image", "caption", "split", "year", "price", "on sale", "Größe"]
+CELLS = [
+    ["b.jpg", "A dog, running", "train", 2017, 2.50, True, "日本"],
+    ["a.jpg", 'a "brown" dog;\nrunning', "val", None, None, False, None],
+]
+CSV_CELLS = [
+    [str(value).lower() if isinstance(value, bool) else value for value in row] for row in CELLS
+]
+
+
+def csv_file(rows: list[list], delimiter: str = ",") -> str:
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter).writerows(rows)
+    return text.getvalue()
+
+
+def in_columns(names: list[str], rows: list[list]) -> dict:
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def in_objects(names: list[str], rows: list[list]) -> list[dict]:
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def in_zip(name: str, content: str) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr("images/a.jpg", b"\xff")
+        archive.writestr(name, content)
+    return data.getvalue()
+
+
+TABLES = {
+    "comma.csv": csv_file([NAMES, *CSV_CELLS]),
+    "semicolon.csv": "\ufeff" + csv_file([NAMES, *CSV_CELLS], ";"),
+    "tab.tsv": csv_file([NAMES, *CSV_CELLS], "\t"),
+    "x.txt": csv_file([NAMES, *CSV_CELLS], "\t"),
+    "rows.parquet": parquet(in_columns(NAMES, CELLS)),
+    "list.json": json.dumps(in_objects(NAMES, CELLS)),
+    "lines.jsonl": "\n".join(map(json.dumps, in_objects(NAMES, CELLS))),
+    "archive.zip": in_zip("data/captions.csv", csv_file([NAMES, *CSV_CELLS])),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_gives_the_same_rows(name, tmp_path):
+    path = save(tmp_path, name, TABLES[name])
+    rows = list(read_rows(path, Columns(split="split", group="Größe")))
+    places = [row.where for row in rows]
+    assert places in (["line 2", "line 3"], ["row 1", "row 2"], ["entry 1", "entry 2"]) or (
+        name == "lines.jsonl" and places == ["line 1", "line 2"]
+    )
+    extras = {"year": "2017", "price": "2.5", "on sale": "true", "Größe": "日本"}
+    missing = {"year": None, "price": None, "on sale": "false", "Größe": None}
+    assert rows == [
+        Row(places[0], "b.jpg", ("A dog, running",), "train", "日本", extras),
+        Row(places[1], "a.jpg", ('a "brown" dog;\nrunning',), "val", None, missing),
+    ]
+
+
+def test_a_split_that_is_not_asked_for_is_one_more_column(tmp_path):
+    row = next(read_rows(save(tmp_path, "x.csv", TABLES["comma.csv"])))
+    assert row.split is None and list(row.extras) == NAMES[2:]
+
+
+def test_rows_of_karpathy_and_coco(tmp_path):
+    path = save(tmp_path, "dataset.json", karpathy(KARPATHY))
+    assert list(read_rows(path, Columns(split="split"))) == [
+        Row(
+            "image 1",
+            "val2014/b.jpg",
+            ("A dog, running", "Ένα σκυλί 狗 e\u0301 "),
+            "restval",
+            None,
+            {"imgid": "0", "cocoid": "391895"},
+        ),
+        Row("image 2", "a.jpg", ("a cat",), "val", None, {"imgid": "1"}),
+    ]
+    images = [
+        {"id": 7, "file_name": "x/a.jpg", "license": 3, "title": "no caption", "box": [1]},
+        {"id": 8, "file_name": "b.jpg", "license": None, "height": 1.50},
+        {"id": 9, "file_name": "nobody speaks of it.jpg"},
+    ]
+    annotations = [(8, "one"), (7, "two"), (8, "three"), (5, "lost")]
+    annotations = [{"id": n, "image_id": i, "caption": c} for n, (i, c) in enumerate(annotations)]
+    path = save(tmp_path, "x.json", json.dumps({"images": images, "annotations": annotations}))
+    of_b = {"id": "8", "license": None, "height": "1.5"}
+    assert list(read_rows(path)) == [
+        Row("annotation 1", "b.jpg", ("one",), None, None, of_b),
+        Row("annotation 2", "x/a.jpg", ("two",), None, None, {"id": "7", "license": "3"}),
+        Row("annotation 3", "b.jpg", ("three",), None, None, of_b),
+        Row("annotation 4", None, ("lost",), None, None, {}),
+    ]
+    path = save(tmp_path, "x.json", json.dumps({"annotations": annotations[:1]}))
+    assert list(read_rows(path)) == [Row("annotation 1", "8", ("one",), None, None, {"id": "0"})]
+
+
+def test_lists_of_captions_and_what_is_no_caption(tmp_path):
+    cells = {"id": ["a", "b", "c"], "captions": [["x", "y"], [None, ""], []]}
+    expected = [("a", ("x", "y")), ("b", (None, "")), ("c", ())]
+    objects = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
+    for name, content in [("x.parquet", parquet(cells)), ("x.json", json.dumps(objects))]:
+        rows = read_rows(save(tmp_path, name, content))
+        assert [(row.picture, row.captions) for row in rows] == expected
+    odd = [7, True, None, {"a": "b"}, [["x"]]]
+    path = save(tmp_path, "x.json", json.dumps([{"id": "a", "text": value} for value in odd]))
+    found = [row.captions for row in read_rows(path)]
+    assert found == [(Number("7"),), (True,), (None,), ({"a": "b"},), (["x"],)]
+    row = next(read_rows(save(tmp_path, "x.parquet", parquet({"id": ["a"], "text": [7]}))))
+    assert row.captions == (Number("7"),)
+
+
+def test_names_of_pictures_that_are_numbers(tmp_path):
+    for name, content in [
+        ("x.csv", "id,text\n391895.0,a\n,b\n7.0,c\n"),
+        ("x.parquet", parquet({"id": [391895.0, None, 7.0], "text": ["a", "b", "c"]})),
+        ("x.json", '[{"id": 391895, "text": "a"}, {"text": "b"}, {"id": 7.0, "text": "c"}]'),
+    ]:
+        rows = read_rows(save(tmp_path, name, content))
+        assert [row.picture for row in rows] == ["391895", None, "7"]
+
+
+def test_numbers_beside_the_captions_are_as_in_the_file(tmp_path):
+    text = '{"id": 1, "text": "a", "x": 2017, "y": 1.50, "z": 1e3, "w": -0.0, "v": 2017.0}'
+    row = next(read_rows(save(tmp_path, "x.jsonl", text)))
+    assert row.extras == {"x": "2017", "y": "1.50", "z": "1e3", "w": "-0.0", "v": "2017.0"}
+    columns = {
+        "id": ["a"],
+        "text": ["a"],
+        "float": pa.array([0.1], pa.float32()),
+        "gap": pa.array([float("nan")]),
+        "long": [2**60 + 1],
+        "class": pa.array(["boot"]).dictionary_encode(),
+        "bytes": [b"\xff"],
+        "struct": [{"bytes": b"\xff"}],
+        "list": [[1]],
+        "words": [["a", "b"]],
+    }
+    row = next(read_rows(save(tmp_path, "x.parquet", parquet(columns))))
+    assert row.extras == {"float": "0.1", "gap": None, "long": str(2**60 + 1), "class": "boot"}
+
+
+def test_columns_are_named_or_found(tmp_path):
+    path = save(tmp_path, "x.csv", ",Bild , Text,text\n0,a.jpg,ein Hund,a dog\n")
+    columns = Columns(picture="Bild", caption="Text")
+    assert list(read_rows(path, columns)) == [
+        Row("line 2", "a.jpg", ("ein Hund",), None, None, {"text": "a dog"})
+    ]
+    for columns, message in [
+        (Columns(), "no column of pictures named image_id or image or "),
+        (Columns("Bild"), "has several columns named text; say which one is meant"),
+        (Columns("bild"), "no column of pictures named bild; found , Bild, Text, text"),
+        (Columns("Bild", "Titel"), "no column of captions named Titel; found , Bild, Text, text"),
+        (Columns("Bild", "Text", "auto"), "no column of splits named auto; found"),
+        (Columns("Bild", "Text", group="shop"), "no column of groups named shop; found"),
+    ]:
+        with pytest.raises(CaptionerError, match=re.escape(f"{path}: {message}")):
+            list(read_rows(path, columns))
+    for name, content in [
+        ("x.parquet", parquet({"id": [1], "text": ["a"]})),
+        ("x.jsonl", '{"id": 1, "text": "a"}\n{"text": "b", "id": 2}\n'),
+        ("x.json", coco([("a", "x")])),
+    ]:
+        path = save(tmp_path, name, content)
+        with pytest.raises(
+            CaptionerError, match=r"no column of groups named shop; found (file|id)"
+        ):
+            list(read_rows(path, Columns(group="shop")))
+
+
+def test_a_column_may_be_missing_in_some_objects(tmp_path):
+    path = save(tmp_path, "x.jsonl", '{"id": 1, "text": "a"}\n{"id": 2, "text": "b", "set": "val"}')
+    rows = list(read_rows(path, Columns(split="set")))
+    assert [row.split for row in rows] == [None, "val"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", b"id,text\n1,caf\xe9\n", "line 2: not UTF-8 (byte 0xe9)"),
+        ("x.csv", "", "holds no captions"),
+        ("x.csv", "id,text\n", "holds no captions"),
+        ("x.json", "[]", "holds no captions"),
+        ("x.json", "{}", "holds no captions"),
+        ("x.parquet", parquet({"id": pa.array([], "string"), "text": []}), "holds no captions"),
+        ("x.parquet", b"PAR1 and no more", "damaged, or no Parquet file ("),
+        ("x.csv", "id,text\n1,a\n2,a dog, running\n", "line 3: 3 fields where the header has 2"),
+        ("x.csv", 'id,text\n1,"a', "line 2: no proper CSV ("),
+        ("x.csv", "id,text\n1,\"['a', 'b']\"\n", "line 2 (picture 1): a list written as text"),
+        ("x.csv", "id,text,a,a\n1,b,c,d\n", "has 2 columns named a; keep one of them"),
+        ("x.csv", 'id,text,"a\nb"\n1,b,c\n', "control character in the column name 'a\\nb'"),
+        (
+            "x.csv",
+            "id,text,a\x1b[31m\n1,b,c\n",
+            "control character in the column name 'a\\x1b[31m'",
+        ),
+        ("x.json", '[{"id": 1, "text": "a", "b\\u0000": 1}]', "control character in the column"),
+        ("x.json", '[{"id": 1, "text": "a", "score": NaN}]', "line 1, column 34: NaN is no JSON"),
+        ("x.json", '[{"id": 1, "id": 2}]', "the key id stands twice"),
+        ("x.json", '["a.jpg"]', "entry 1: a str; expected an object with a caption"),
+        ("x.json", '"a.jpg"', "entry 1: a str; expected an object with a caption"),
+        ("x.json", "[{", "line 1, column 3: no JSON, or cut off ("),
+        ("x.jsonl", '{"id": 1, "text": "a"}\n[1]', "line 2: a list; expected an object"),
+        ("x.json", '[{"id": 1, "text": "\\ud83d"}]', "entry 1: half a character (\\ud83d)"),
+        (
+            "x.json",
+            '{"images": [{"id": 1}, {"id": 1}], "annotations": []}',
+            "image 2: the id 1 stan",
+        ),
+        ("x.json", '{"images": [{"id": 1}]}', 'has "images" but no "annotations"'),
+        ("x.json", '{"images": 5, "annotations": [{}]}', '"images" is the number 5 and no list'),
+        ("x.json", '{"images": [5], "annotations": [{}]}', "image 1: the number 5 and no object"),
+        ("x.json", '{"images": [{"id": 1}], "annotations": [5]}', "annotation 1: the number 5 and"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_named(name, content, message, tmp_path):
+    path = save(tmp_path, name, content)
+    with pytest.raises(CaptionerError) as refused:
+        list(read_rows(path))
+    assert str(refused.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 400 + len(str(path))
+
+
+def test_whole_characters_written_in_halves_are_fine(tmp_path):
+    path = save(tmp_path, "x.json", json.dumps([{"id": "🐕", "text": "🐕 a"}]))
+    assert [(row.picture, row.captions) for row in read_rows(path)] == [("🐕", ("🐕 a",))]
+
+
+def test_an_archive_with_one_table(tmp_path):
+    path = save(tmp_path, "x.zip", in_zip("captions.csv", "id,text\n1\n"))
+    with pytest.raises(CaptionerError, match=r"x\.zip: captions\.csv: line 2: 1 fields"):
+        list(read_rows(path))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("b/rows.JSON", "[]")
+    with pytest.raises(CaptionerError, match=r"x\.zip: holds 2 tables \(captions\.csv, b/rows\.J"):
+        list(read_rows(path))
+    path = save(tmp_path, "y.zip", in_zip("readme.md", "hello"))
+    with pytest.raises(CaptionerError, match=r"y\.zip: holds 0 tables \(nothing\) and should hold"):
+        list(read_rows(path))
+    for path, message in [(tmp_path / "none.csv", "no such file"), (tmp_path, "is a folder; name")]:
+        with pytest.raises(CaptionerError, match=re.escape(f"{path}: {message}")):
+            list(read_rows(path))
+
+
 # Laws
 
 texts = st.text(max_size=12)  # no surrogates: hypothesis leaves them out where UTF-8 cannot
@@ -418,3 +700,61 @@ def test_damage_is_a_message_or_goes_unseen(tmp_path_factory, file, chance: rand
             assert read(path)
         except CaptionerError as error:
             assert str(error).startswith(f"{path}: ")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(some, some, texts), min_size=1, max_size=4))
+def test_rows_come_back_to_the_letter(tmp_path_factory, rows):
+    assume(not all(re.fullmatch(r"-?\d+\.0", name) for name, _, _ in rows))
+    assume(not any(caption.strip()[:1] == "[" for _, caption, _ in rows))
+    folder = tmp_path_factory.getbasetemp()
+    names = ["image", "caption", "extra"]
+    for name, content in {
+        "law.csv": csv_file([names, *rows]),
+        "law.tsv": csv_file([names, *rows], "\t"),
+        "law.parquet": parquet(in_columns(names, rows)),
+        "law.json": json.dumps(in_objects(names, rows)),
+        "law.jsonl": "\n".join(json.dumps(o, ensure_ascii=False) for o in in_objects(names, rows)),
+    }.items():
+        found = [
+            (row.picture, *row.captions, row.extras["extra"] or "")
+            for row in read_rows(save(folder, name, content))
+        ]
+        assert found == rows, name
+
+
+tables = [
+    (name, content.encode() if isinstance(content, str) else content)
+    for name, content in {
+        **TABLES,
+        "karpathy.json": karpathy(KARPATHY),
+        "coco.json": coco([("a", "x")]),
+    }.items()
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(tables), st.randoms(use_true_random=False))
+def test_damage_of_a_table_is_a_message_or_goes_unseen(tmp_path_factory, file, chance):
+    name, content = file
+    content = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        content[chance.randrange(len(content))] = chance.randrange(256)
+    content = content[: chance.randint(1, len(content))] if chance.random() < 0.3 else content
+    path = save(tmp_path_factory.getbasetemp(), "damaged-" + name, bytes(content))
+    try:
+        for row in read_rows(path, Columns(group=chance.choice([None, "split"]))):
+            assert all(isinstance(cell, str | None) for cell in row.extras.values())
+            repr(row).encode()
+    except CaptionerError as error:
+        assert str(error).startswith(f"{path}: ")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([".csv", ".json", ".jsonl", ".parquet", ""]), st.binary(max_size=60))
+def test_any_bytes_are_a_table_or_a_message(tmp_path_factory, suffix, content):
+    path = save(tmp_path_factory.getbasetemp(), "any" + suffix, content)
+    try:
+        assert list(read_rows(path))
+    except CaptionerError as error:
+        assert str(error).startswith(f"{path}: ")

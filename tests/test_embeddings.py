@@ -13,6 +13,7 @@ from captioner.embeddings import (
     PROJECTED,
     SPRITE_SIDE,
     caption_vectors,
+    fact_columns,
     projected_rows,
     unit_vectors,
     write_projector,
@@ -48,6 +49,28 @@ def test_special_words_count_nothing():
     words = np.ones((6, 3), np.float32)
     tokens = np.array([[START, UNK, END, PAD], [PAD, PAD, PAD, PAD]], np.uint16)
     assert (caption_vectors(tokens, words, VOCABULARY) == 0).all()
+
+
+def test_facts_become_columns_and_scenes_stay_out():
+    facts = [
+        '{"digit": "7", "vector": "up"}',
+        None,
+        '{"digit": 3, "year": null, "objects": [{"shape": "star"}]}',
+    ]
+    columns = fact_columns(facts, ["image_id", "vector"])
+    assert {name: column.to_pylist() for name, column in columns.items()} == {
+        "digit": ["7", None, "3"],
+        "fact_vector": ["up", None, None],
+        "year": [None, None, None],
+    }
+    assert {str(column.type) for column in columns.values()} == {"string"}
+    assert fact_columns([None, None], []) == {}
+
+
+def test_two_facts_never_share_a_column():
+    columns = fact_columns(['{"split": "a", "fact_split": "b"}'], ["split", "fact_split"])
+    values = {name: column.to_pylist() for name, column in columns.items()}
+    assert values == {"fact_fact_split": ["a"], "fact_fact_fact_split": ["b"]}
 
 
 def test_parquet_and_npy_hold_the_same_rows(tmp_path):

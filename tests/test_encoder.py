@@ -10,6 +10,7 @@ from keras import applications
 from PIL import Image
 
 from captioner import CaptionerError
+from captioner.course_cnn import build_head
 from captioner.determinism import make_deterministic
 from captioner.encoder import (
     BACKBONES,
@@ -40,6 +41,15 @@ def random_pictures(count: int, size: int) -> np.ndarray:
 def cnn() -> keras.Model:
     make_deterministic(1)
     return build_encoder("cnn", 32)
+
+
+@pytest.fixture(scope="module")
+def course_cnn() -> keras.Model:
+    """With a bias that is not zero, as after training."""
+    make_deterministic(1)
+    encoder = build_encoder("course_cnn", 12, classes=3)
+    encoder.get_layer("evidence").bias.assign([0.5, -1.0, 2.0])
+    return encoder
 
 
 def test_every_backbone_is_tried_here():
@@ -116,6 +126,42 @@ def test_saved_and_loaded_encoder_gives_equal_bytes_and_features(cnn, tmp_path):
     np.testing.assert_array_equal(
         grid_function(loaded, 2)(pictures), grid_function(cnn, 2)(pictures)
     )
+
+
+def test_course_cnn_comes_back_with_its_classes_and_its_bias(course_cnn, tmp_path):
+    save_encoder(course_cnn, "course_cnn", 12, tmp_path)
+    loaded, size = load_encoder(tmp_path)
+    assert size == 12
+    assert loaded.output_shape == (None, 8, 8, 32 + 3)
+    pictures = random_pictures(3, 12).astype(np.float32)
+    logits = [build_head(encoder)(encoder(pictures)).numpy() for encoder in (course_cnn, loaded)]
+    np.testing.assert_array_equal(*logits)
+    assert abs(logits[0]).max() > 0.5
+    np.testing.assert_array_equal(
+        loaded.get_layer("evidence").bias, course_cnn.get_layer("evidence").bias
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param('"classes": 3', '"classes": 4', id="other number"),
+        pytest.param('"classes": 3', '"classes": "3"', id="no number"),
+        pytest.param('"classes": 3', '"classes": -3', id="negative"),
+        pytest.param('"classes": 3', '"classes": null', id="null"),
+        pytest.param('"classes": 3,', "", id="missing"),
+        pytest.param('"size": 12', '"size": -12', id="negative size"),
+        pytest.param('"size": 12', '"size": 100000', id="huge size"),
+    ],
+)
+def test_damaged_course_cnn_is_an_error_not_a_crash(course_cnn, tmp_path, old, new):
+    save_encoder(course_cnn, "course_cnn", 12, tmp_path)
+    config = tmp_path / "config.json"
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new).replace(",\n}", "\n}"))
+    with pytest.raises(CaptionerError, match="no usable encoder") as caught:
+        load_encoder(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from captioner.evaluation import Evaluation, nearest_rows, predictions_table
+from captioner.evaluation import Evaluation, predictions_table
 from captioner.metrics import MEASURES, CaptionScorer, caption_scores, mean_scores
 from captioner.metrics.bootstrap import confidence_intervals
 from captioner.metrics.java import Meteor
+from captioner.words import spaced
 from tests.conftest import needs_meteor
 
 REFERENCES = [
@@ -149,16 +150,34 @@ def test_recall_of_content_words_counts_each_as_often_as_pictures_have_it():
     assert evaluate(captions).metrics["content_word_recall"] == pytest.approx((len(found) + 1) / 16)
 
 
-def test_the_nearest_picture_is_that_of_the_smallest_angle():
-    features = np.array([[1, 0], [0, 5], [3, 3], [9, 1], [0.1, 0.2], [0, 0]], np.float16)
-    found = nearest_rows(features, np.array([0, 1, 2]), np.array([3, 4, 5]))
-    assert found.tolist() == [0, 2, 0]  # (0.1, 0.2) is nearer to the diagonal; of equals the first
-    many = np.random.default_rng(0).normal(size=(1300, 8)).astype(np.float16)
-    among, rows = np.arange(600), np.arange(600, 1300)
-    unit = many.astype(float) / np.linalg.norm(many.astype(float), axis=1, keepdims=True)
-    assert (
-        nearest_rows(many, among, rows).tolist() == (unit[rows] @ unit[among].T).argmax(1).tolist()
+def test_split_characters_score_as_words_between_blanks_do():
+    """With a Chinese character for each English word and no blanks, every number is the same."""
+    words = sorted(
+        {w for group in [*REFERENCES, TRAINING, NEAREST] for c in group for w in c.split()}
     )
+    characters = {word: chr(0x4E00 + number) for number, word in enumerate(words)}
+
+    def chinese(captions):
+        return ["".join(characters[word] for word in caption.split()) for caption in captions]
+
+    captions = [group[1] for group in REFERENCES[:2]] + ["a red heart", "a blue star"]
+    english = evaluate(captions)
+    references = [chinese(group) for group in REFERENCES]
+    training, nearest = chinese(TRAINING), chinese(NEAREST)
+    split = Evaluation(
+        chinese(captions), references, training, nearest, 1, 200, split_characters=True
+    )
+    assert split.metrics.keys() == english.metrics.keys()
+    grammar = {"content_word_recall"}  # "a" and "on" are no content, which nobody knows of Chinese
+    for name in english.metrics.keys() - grammar:
+        assert split.metrics[name] == english.metrics[name], name
+    assert split.constant == chinese([english.constant])[0]
+    assert split.captions[0] == list(chinese(captions)[0])
+    whole = Evaluation(chinese(captions), references, training, nearest, 1, 200)
+    assert whole.metrics["mean_length"] == 1 < split.metrics["mean_length"]
+    spaced_out = [spaced(one) for one in chinese(captions)]  # as `captioner score` would be given
+    scores = caption_scores([list(map(spaced, group)) for group in references], spaced_out)
+    assert scores.corpus == split.scores.corpus
 
 
 def test_predictions_are_one_row_for_each_picture():

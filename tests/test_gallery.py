@@ -61,8 +61,9 @@ def test_hostile_captions_stay_in_their_column_and_clear_of_each_other(tmp_path)
     shown = [Exhibit(0, RED, text, [text, "", text, text], text, text) for text in HOSTILE]
     draw_gallery(path, shown, HOSTILE[0] + " very long" * 99)
     pixels = drawn(path)
-    # Below the title the gaps between the columns are white from top to bottom.
-    top = round((drawing.MARGIN + 2 * drawing.TITLE.height + 0.2) * drawing.DPI)
+    # Below title and note the gaps between the columns are white from top to bottom.
+    head = 2 * drawing.TITLE.height + drawing.NOTE.height + 0.3
+    top = round((drawing.MARGIN + head) * drawing.DPI)
     for column in (1, 2, 3):
         right = drawing.MARGIN + column * (gallery.SIDE + gallery.GAP)
         gap = slice(round((right - gallery.GAP + 0.06) * 100), round((right - 0.06) * 100))
@@ -85,6 +86,8 @@ def test_lines_are_broken_between_words_and_the_rest_is_cut():
     many = broken("word " * 100)
     assert len(many) == 3 and many[-1].endswith("word…") and "…" not in many[0]
     assert "".join(line.strip() for line in broken("x" * 60)) == "x" * 60
+    chinese = broken("–  " + "字" * 40)  # no line with the dash alone
+    assert chinese[0].startswith("–  字字字") and "".join(map(str.strip, chinese))[3:] == "字" * 40
     assert broken("") == broken(" \n ") == [""]
 
 
@@ -120,6 +123,32 @@ def test_the_nearest_picture_has_a_line_where_it_is_known(tmp_path, monkeypatch)
     assert texts == [[*common, "nearest training picture: a red square"], common]
     assert pages[0].figure.texts[-1].get_color() == gallery.NEAREST.color
     assert not any(text.get_parse_math() for text in pages[0].figure.texts)
+
+
+@pytest.mark.parametrize(
+    ("reference", "boxes"),
+    [
+        ("a dog, café cafe\u0301, Ένας σκύλος, Чёрная собака, كلب أسود, –", False),
+        ("一只黑狗", True),
+        ("a dog 🐕", True),
+    ],
+)
+def test_a_line_says_what_the_font_lacks(tmp_path, monkeypatch, reference, boxes):
+    pages = []
+    monkeypatch.setattr(Page, "save", lambda page, path: pages.append(page))
+    shown = [Exhibit(0, RED, "a caption", ["a", reference], "CIDEr-D 1.00")] * 3
+    draw_gallery(tmp_path / "gallery.png", shown, "title")
+    texts = [text.get_text() for text in pages[0].figure.texts]
+    assert texts[:2] == (["title", gallery.BOXES] if boxes else ["title", "a caption"])
+    assert f"–  {reference[:4]}" in "".join(texts)
+
+
+def test_the_font_for_pillow_has_the_letters_of_many_scripts():
+    font = drawing.pillow_font(10)
+    box = bytes(font.getmask("\U0010fffd"))
+    for letter in "AéΩσЖя\u0639\u05d0":
+        assert any(font.getmask(letter)) and bytes(font.getmask(letter)) != box
+    assert bytes(font.getmask("字")) == box  # what there is no letter for is a box, not nothing
 
 
 def test_same_exhibits_give_the_same_bytes(tmp_path):

@@ -12,12 +12,14 @@ from captioner import CaptionerError
 from captioner.glove import (
     ALPHA,
     LEARNING_RATE,
+    SPREAD,
     X_MAX,
     cooccurrences,
     coverage,
     disjoint_batches,
     loss_and_gradients,
     neighbours,
+    random_matrix,
     read_glove,
     train_glove,
     word_matrix,
@@ -132,8 +134,19 @@ def test_padding_stays_zero_even_if_the_file_has_a_vector():
 
 
 def test_no_vector_at_all_is_an_error():
-    with pytest.raises(CaptionerError, match=r"glove\.source: none of the 2 words"):
+    with pytest.raises(CaptionerError, match=r"glove\.source: none of the 2 words.* write train"):
         word_matrix(["<pad>", "a"], {"b": np.ones(2)}, seed=1)
+
+
+def test_random_vectors_are_the_draws_of_missing_words():
+    words = ["<pad>", *(f"w{i}" for i in range(3000))]
+    matrix = random_matrix(words, 4, seed=3)
+    assert matrix.shape == (3001, 4) and matrix.dtype == np.float32
+    assert not matrix[0].any()
+    assert matrix[1:].mean(axis=0) == pytest.approx([0] * 4, abs=0.05)
+    assert matrix[1:].std(axis=0) == pytest.approx([SPREAD] * 4, rel=0.05)
+    known = {"w0": np.full(4, SPREAD), "w1": np.full(4, -SPREAD)}  # of the same mean and spread
+    np.testing.assert_allclose(word_matrix(words, known, 3)[3:], matrix[3:], rtol=1e-6)
 
 
 def test_coverage_by_hand():

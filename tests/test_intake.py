@@ -103,6 +103,8 @@ def test_contact_sheet_shows_each_split(tmp_path):
     assert (tmp_path / "sheet.png").read_bytes() == (tmp_path / "again.png").read_bytes()
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet).astype(int)
+    # Texts stay below their own picture: the gaps between the columns are white.
+    assert all((pixels[:, 58 * column : 58 * column + 7] == 255).all() for column in range(5))
     areas = {}
     for name, colour in {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255)}.items():
         areas[name] = int((np.abs(pixels - colour).max(2) < 20).sum()) / 50**2

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from captioner import page
 from captioner.page import Measure, write_page
+from captioner.words import words_of
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -269,6 +271,19 @@ def test_words_that_no_reference_has_are_marked(tmp_path, caption, references, w
     html = written(tmp_path, predictions([caption], [references]))
     assert marked(html) == words
     assert Reader(html).all("caption") == [caption]
+
+
+def test_with_split_characters_each_is_a_word_that_is_marked_and_counted(tmp_path):
+    table = predictions(["一只黑狗在跑 fast"], [["一只白狗在跳 fast"]])
+    page_of = partial(write_page, tmp_path / "page.html", table, [jpeg(8)], "title")
+    page_of(words_of=partial(words_of, split_characters=True))
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert marked(html) == ["黑", "跑"]
+    assert Reader(html).all("caption") == ["一只黑狗在跑 fast"]
+    assert shown_rows(html)[0]["data-words"] == "7"
+    page_of()
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert marked(html) == ["一只黑狗在跑"] and shown_rows(html)[0]["data-words"] == "2"
 
 
 def test_larger_pictures_are_reduced_and_others_kept(tmp_path):

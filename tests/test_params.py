@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from captioner import CaptionerError
-from captioner.params import SECTIONS, SOURCES, Params, load_params
+from captioner.params import load_params
+from captioner.sections import SECTIONS, SOURCES, Params
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS = ROOT / "params.yaml"
@@ -158,7 +159,8 @@ SECTION_NAMES = ", ".join(SECTIONS)
         (
             ("dataset",),
             "flickr9k",
-            "dataset: 'flickr9k' is not allowed: one of: scenes, flickr8k",
+            "dataset: 'flickr9k' is not allowed: one of: "
+            "scenes, mnist, flickr8k, flickr30k, coco, table",
         ),
         (
             ("export", "sprite_size"),
@@ -201,12 +203,33 @@ SECTION_NAMES = ", ".join(SECTIONS)
         (
             (*ROW, "download", "source"),
             ["scenes"],
-            "datasets.scenes.download.source: ['scenes'] is not allowed: one of: scenes, flickr8k",
+            "datasets.scenes.download.source: ['scenes'] is not allowed: one of: "
+            "scenes, mnist, flickr8k, flickr30k, coco, table",
         ),
         (
             ("datasets", "flickr8k", "download", "size"),
             3,
             "datasets.flickr8k.download.size: unknown key; one of: source",
+        ),
+        (
+            ("datasets", "table", "download", "captions"),
+            7,
+            "datasets.table.download.captions: 7 is not allowed: a text",
+        ),
+        (
+            ("datasets", "table", "download", "split_column"),
+            7,
+            "datasets.table.download.split_column: 7 is not allowed: a text, or null",
+        ),
+        (
+            ("datasets", "table", "download", "split_column"),
+            "",
+            "datasets.table.download.split_column: '' is not allowed: a text, or null",
+        ),
+        (  # dvc.yaml follows the files of the row `table` only
+            ("datasets", "flickr8k", "download", "source"),
+            "table",
+            "datasets.flickr8k.download.source: table is for the row `table` alone; change that",
         ),
         (
             ("exprot",),
@@ -216,7 +239,7 @@ SECTION_NAMES = ", ".join(SECTIONS)
         (
             ("tokenize", "mincount"),
             3,
-            "tokenize.mincount: unknown key; one of: min_count, max_length",
+            "tokenize.mincount: unknown key; one of: min_count, max_length, split_characters",
         ),
         (
             (*ROW, "tokenise"),
@@ -226,17 +249,19 @@ SECTION_NAMES = ", ".join(SECTIONS)
         (
             (*ROW, "tokenize", "mincount"),
             3,
-            "datasets.scenes.tokenize.mincount: unknown key; one of: min_count, max_length",
+            "datasets.scenes.tokenize.mincount: unknown key; one of: min_count, max_length, split_characters",
         ),
         (
             (*ROW, "tokenize"),
             1,
-            "datasets.scenes.tokenize: 1 is not allowed: a section of keys: min_count, max_length",
+            "datasets.scenes.tokenize: 1 is not allowed: a section of keys: min_count, max_length, "
+            "split_characters",
         ),
         (
             ("tokenize",),
             [1],
-            "tokenize: [1] is not allowed: a section of keys: min_count, max_length",
+            "tokenize: [1] is not allowed: a section of keys: min_count, max_length, "
+            "split_characters",
         ),
         (
             ("datasets", "flickr8k", "download"),
@@ -279,6 +304,47 @@ def test_pictures_too_small_for_the_backbone(tmp_path):
     assert line == (
         "preprocess.size: 74 is not allowed: encoder.backbone inception_v3 needs at least 75"
     )
+
+
+def chosen(dataset: str, **download: object) -> dict:
+    raw = nested(dataset, "dataset")
+    raw["datasets"][dataset]["download"] |= download
+    return raw
+
+
+def test_the_course_cnn_needs_labels_and_small_pictures(tmp_path):
+    path = tmp_path / "params.yaml"
+    needs = "encoder.backbone: course_cnn is not allowed: it learns class labels, and the data set "
+    raw = chosen("scenes")
+    raw["encoder"]["backbone"] = "course_cnn"
+    line = message(path, yaml.safe_dump(raw))
+    assert line == needs + "scenes has none; use cnn, which learns the captions' words"
+    raw = chosen("table", label=None)
+    raw["encoder"]["backbone"], raw["preprocess"]["size"] = "course_cnn", 64
+    line = message(path, yaml.safe_dump(raw))
+    assert line == needs + "table has none; name a column in datasets.table.download.label"
+    raw["datasets"]["table"]["download"]["label"] = "category"
+    assert load(path, raw).download.label == "category"
+    raw["preprocess"]["size"] = 65
+    assert message(path, yaml.safe_dump(raw)) == (
+        "preprocess.size: 65 is not allowed: encoder.backbone course_cnn needs at most 64"
+    )
+    assert load(path, chosen("mnist")).download.label == "digit"
+    raw = chosen("mnist")
+    raw["encoder"]["backbone"] = "cnn"
+    assert message(path, yaml.safe_dump(raw)) == (
+        "preprocess.size: 28 is not allowed: encoder.backbone cnn needs at least 32"
+    )
+
+
+def test_a_table_leaves_pictures_for_training(tmp_path):
+    path = tmp_path / "params.yaml"
+    assert message(path, yaml.safe_dump(chosen("table", val=0.6, test=0.4))) == (
+        "datasets.table.download: val 0.6 and test 0.4 leave no picture for training; "
+        "their sum must be below 1"
+    )
+    load(path, chosen("table", val=0.6, test=0.4, split_column="split"))
+    load(path, chosen("table", val=0.5, test=0.4))
 
 
 def test_several_mistakes_are_all_named(tmp_path):
@@ -365,6 +431,8 @@ NEVER = st.sampled_from([True, False, None, [], {}, [1], {"a": 1}, "abc", "", "3
 def test_no_value_of_another_type_passes(tmp_path, path, value):
     written = reduce(dict.__getitem__, path, RAW)
     assume(not (isinstance(value, bool) and isinstance(written, bool)))
+    texts = path[:3] == ("datasets", "table", "download") and path[3] != "source"
+    assume(not (texts and (value is None or (isinstance(value, str) and value))))
     line = message(tmp_path / "params.yaml", yaml.safe_dump(nested(value, *path)))
     assert ".".join(path) in line
 
@@ -385,7 +453,7 @@ def test_every_key_has_a_comment():
             key, _, comment = line.partition(" # ")
             assert len(comment.strip()) > 10, f"{key}: no comment"
     for line in lines[table + 1 :]:
-        if line.startswith("  ") and line[2] != " ":
+        if line.startswith("  ") and line[2] not in " #":
             assert len(line.partition(" # ")[2]) > 10, f"{line}: no comment"
 
 

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import zipfile
 from pathlib import Path
@@ -347,10 +348,24 @@ def test_training_killed_in_a_rebuild_from_nothing_goes_on_to_the_same_bytes(pip
     assert pipeline.call("git", "diff", "dvc.lock") == ""  # equal bytes, also of the weights
 
 
-def readme_commands() -> list[str]:
-    """The lines of the README's blocks of shell commands."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+def commands(page: Path) -> list[str]:
+    """The lines of a page's blocks of shell commands."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
+
+
+def run_all(pipeline: Pipeline, lines: list[str], expected: dict[str, str]) -> None:
+    """Run commands of a page, and see in what each prints what begins like it is to print."""
+    said = {}
+    for line in lines:
+        if line.startswith("mlflow ui"):
+            said[line] = mlflow_page(pipeline, line)
+        else:
+            said[line] = pipeline.call("bash", "-c", line)
+    for line, output in said.items():
+        (text,) = [text for start, text in expected.items() if line.startswith(start)]
+        assert text in output, line
+    assert len(said) == len(expected)
 
 
 def tiny_flickr(folder: Path) -> None:
@@ -390,7 +405,8 @@ def tiny_flickr(folder: Path) -> None:
 
 def test_every_command_of_the_readme(pipeline, tmp_path):
     """Those that set up are what CI does: it takes the test command out of the README itself."""
-    set_up = [line for line in readme_commands() if line.startswith(("python3 -m venv", "pip "))]
+    lines = commands(ROOT / "README.md")
+    set_up = [line for line in lines if line.startswith(("python3 -m venv", "pip "))]
     assert len(set_up) == 3
     assert set_up[1].endswith("&& dvc repro") and set_up[2].endswith("&& pytest")
     (pipeline.folder / "holidays").mkdir()
@@ -400,14 +416,6 @@ def test_every_command_of_the_readme(pipeline, tmp_path):
     tiny_flickr(tmp_path)
     pipeline.environment["CAPTIONER_MIRROR"] = str(tmp_path)
 
-    said = {}
-    for line in readme_commands():
-        if line in set_up:
-            continue
-        if line.startswith("mlflow ui"):
-            said[line] = mlflow_page(pipeline, line)
-        else:
-            said[line] = pipeline.call("bash", "-c", line)
     expected = {
         "captioner caption": "holidays/hills.jpg\t",
         "dvc exp run -S train.units=512": "Running stage 'train'",
@@ -419,15 +427,98 @@ def test_every_command_of_the_readme(pipeline, tmp_path):
         "captioner compare HEAD": "16 pictures",
         "mlflow ui": "<title>MLflow</title>",
         "dvc exp run -S dataset=flickr8k": "flickr8k, test pictures",
+        "captioner check-data": "120 pictures",
+        "dvc exp run -S dataset=table": "table, test pictures",
     }
-    for line, output in said.items():
-        (text,) = [text for start, text in expected.items() if line.startswith(start)]
-        assert text in output, line
-    assert len(said) == len(expected)
+    run_all(pipeline, [line for line in lines if line not in set_up], expected)
 
     output = pipeline.dvc("exp", "run", "-S", "dataset=scenes")  # back: all from the cache
     running = {line for line in output.splitlines() if line.startswith("Running stage")}
     assert running <= {"Running stage 'track':"}
+
+
+def tiny_digits(folder: Path) -> None:
+    """mnist.npz in its published layout: 6 digits of each kind to learn from, 2 to test."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    rng = np.random.default_rng(5)
+    arrays = {}
+    for split, each in (("train", 6), ("test", 2)):
+        labels = np.tile(np.arange(10, dtype=np.uint8), each)
+        pictures = []
+        for label in labels:
+            picture = Image.new("L", (28, 28))
+            corner = tuple(rng.integers(4, 10, 2))
+            ImageDraw.Draw(picture).text(corner, str(label), 255, ImageFont.load_default(18))
+            pictures.append(np.asarray(picture))
+        arrays |= {f"x_{split}": np.stack(pictures), f"y_{split}": labels}
+    np.savez(folder / "mnist.npz", **arrays)
+
+
+def tiny_karpathy(folder: Path) -> None:
+    """Flickr30k and COCO as they are published, with Karpathy's lists of both."""
+    rng = np.random.default_rng(9)
+    archives: dict[str, dict[str, bytes]] = {"flickr30k-images": {}, "train2014": {}, "val2014": {}}
+    lists: dict[str, list[dict]] = {"flickr30k": [], "coco": []}
+
+    def add(dataset: str, archive: str, name: str, split: str, **more: str) -> None:
+        facts, buffer = sample_facts(rng), io.BytesIO()
+        draw(facts, 64, rng).save(buffer, "JPEG")
+        archives[archive][f"{archive}/{name}"] = buffer.getvalue()
+        sentences = [{"raw": text, "tokens": text.split()} for text in captions(facts, rng)]
+        entry = {"filename": name, "split": split, "sentences": sentences, **more}
+        lists[dataset].append(entry)
+
+    for number, split in enumerate(["train"] * 12 + ["val"] * 4 + ["test"] * 4):
+        add("flickr30k", "flickr30k-images", f"{1000 + number}.jpg", split)
+        place = "train2014" if number < 8 else "val2014"
+        name = f"COCO_{place}_{number:012d}.jpg"
+        split = "restval" if 8 <= number < 12 else split
+        add("coco", place, name, split, filepath=place)
+    with tarfile.open(folder / "flickr30k-images.tar.gz", "w:gz") as archive:
+        for name, data in archives["flickr30k-images"].items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    for place in ("train2014", "val2014"):
+        with zipfile.ZipFile(folder / f"{place}.zip", "w") as archive:
+            for name, data in archives[place].items():
+                archive.writestr(name, data)
+    with zipfile.ZipFile(folder / "caption_datasets.zip", "w") as archive:
+        for dataset, images in lists.items():
+            text = json.dumps({"images": images, "dataset": dataset})
+            archive.writestr(f"dataset_{dataset}.json", text)
+
+
+DATASET_PAGES = {
+    "scenes": {"dvc repro": "up to date"},
+    "mnist": {"dvc exp run": "mnist, test pictures"},
+    "flickr8k": {"dvc exp run": "flickr8k, test pictures"},
+    "flickr30k": {"dvc exp run": "flickr30k, test pictures"},
+    "coco": {"dvc exp run": "coco, test pictures"},
+    "table": {"captioner check-data": "120 pictures", "dvc exp run": "table, test pictures"},
+}
+
+
+def test_every_command_of_the_pages_on_data_sets(pipeline, tmp_path):
+    """With small pictures and the small CNN; what the README runs too comes from DVC's cache."""
+    rows = yaml.safe_load((ROOT / "params.yaml").read_text())["datasets"]
+    pages = {page.stem: page for page in (ROOT / "docs" / "datasets").glob("*.md")}
+    assert pages.keys() == rows.keys() == DATASET_PAGES.keys()
+    tiny_flickr(tmp_path)
+    tiny_digits(tmp_path)
+    tiny_karpathy(tmp_path)
+    pipeline.environment["CAPTIONER_MIRROR"] = str(tmp_path)
+    small = {f"datasets.{name}.preprocess.size": 32 for name in ("flickr30k", "coco")}
+    small |= {f"datasets.{name}.encoder.backbone": "cnn" for name in ("flickr30k", "coco")}
+    pipeline.set_params(small | {"datasets.mnist.download.val": 10})
+    commit(pipeline)
+    try:
+        for name, expected in DATASET_PAGES.items():
+            run_all(pipeline, commands(pages[name]), expected)
+    finally:
+        pipeline.call("git", "checkout", "-q", "--", ".")
+        pipeline.dvc("repro")
 
 
 def mlflow_page(pipeline: Pipeline, command: str) -> str:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner import CaptionerError
+from captioner.glove import SPREAD
 from captioner.text import (
     END,
     PAD,
@@ -28,6 +29,7 @@ from captioner.text import (
     encode_tokens,
     token_statistics,
 )
+from captioner.words import words_of
 
 ROOT = Path(__file__).resolve().parent.parent
 CAPTIONS = [["a", "red", "dog"], ["a", "dog", "runs"], ["a", "blue", "dog", "sits"], []]
@@ -94,6 +96,20 @@ def test_captions_are_tokenized_as_the_measures_do():
     assert vocabulary.decode(row) == "it 's a dog"
 
 
+def test_chinese_is_encoded_by_characters_and_decoded_without_blanks():
+    captions = ["一只黑狗", "一只 Dog 跑。"]
+    vocabulary = Vocabulary.build([words_of(one, True) for one in captions], 1, True)
+    assert vocabulary.words[4:] == ("一", "只", "dog", "。", "狗", "跑", "黑")
+    assert vocabulary.words_of("黑狗跑") == ["黑", "狗", "跑"]
+    encoded = encode_captions(captions, vocabulary, 6)
+    assert list(encoded[0]) == [START, 4, 5, 10, 8, END, PAD, PAD]
+    assert [vocabulary.decode(row) for row in encoded] == ["一只黑狗", "一只 dog 跑。"]
+    assert vocabulary.words_at(encoded[1]) == ["一", "只", "dog", "跑", "。"]
+    whole = Vocabulary.build([["一只黑狗"], ["跑"]], 1)
+    assert whole.words_of("一只黑狗 跑") == ["一只黑狗", "跑"]
+    assert whole.decode([4, 5, END]) == "一只黑狗 跑"
+
+
 def test_content_words():
     vocabulary = Vocabulary.build(
         [["the", "dog", "on", "a", "red", "$", "-lrb-", "dog"]], min_count=1
@@ -114,16 +130,20 @@ def test_vocabulary_larger_than_uint16_names_the_key():
         Vocabulary.build([*numbers, ["more"]], min_count=1)
 
 
-@given(captions)
-def test_save_and_load(tmp_path_factory, drawn):
+@given(captions, st.booleans())
+def test_save_and_load(tmp_path_factory, drawn, split_characters):
     path = tmp_path_factory.mktemp("tokens") / "vocabulary.json"
-    vocabulary = Vocabulary.build([["always"], *drawn], 1)
+    vocabulary = Vocabulary.build([["always"], *drawn], 1, split_characters)
     vocabulary.save(path)
     assert Vocabulary.load(path) == vocabulary
-    assert set(json.loads(path.read_text())) == {"words", "counts"}
+    assert set(json.loads(path.read_text())) == {"words", "counts", "split_characters"}
 
 
-GOOD = {"words": [*SPECIALS, "a", "dog"], "counts": [0, 2, 2, 0, 2, 1]}
+GOOD = {
+    "words": [*SPECIALS, "a", "dog"],
+    "counts": [0, 2, 2, 0, 2, 1],
+    "split_characters": False,
+}
 HOSTILE = {
     "no JSON": "{",
     "empty": "",
@@ -132,7 +152,9 @@ HOSTILE = {
     "further key": json.dumps({**GOOD, "more": 1}),
     "words no list": json.dumps({**GOOD, "words": "abcdef"}),
     "lengths": json.dumps({**GOOD, "counts": [0, 2, 2, 0, 2]}),
-    "only specials": json.dumps({"words": SPECIALS, "counts": [0] * 4}),
+    "only specials": json.dumps({**GOOD, "words": SPECIALS, "counts": [0] * 4}),
+    "of before the split": json.dumps({k: GOOD[k] for k in ("words", "counts")}),
+    "split no truth value": json.dumps({**GOOD, "split_characters": 0}),
     "specials shuffled": json.dumps({**GOOD, "words": [*SPECIALS[::-1], "a", "dog"]}),
     "special twice": json.dumps({**GOOD, "words": [*SPECIALS, "a", "<end>"]}),
     "word twice": json.dumps({**GOOD, "words": [*SPECIALS, "a", "a"]}),
@@ -213,13 +235,16 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run_tokenize(folder: Path, source: str) -> dict[str, bytes]:
+def run_tokenize(
+    folder: Path, source: str, max_length: int = 4, split_characters: bool = False
+) -> dict[str, bytes]:
     """Run the stage with a glove source; the bytes of all that it wrote."""
     from stages.tokenize import main
 
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["dataset"] = "scenes"
-    params["tokenize"] |= {"min_count": 1, "max_length": 4}
+    params["tokenize"] |= {"min_count": 1, "max_length": max_length}
+    params["tokenize"]["split_characters"] = split_characters
     params["glove"] |= {"source": source, "size": 50}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     main()
@@ -261,6 +286,44 @@ def test_stage_with_trained_vectors(checkout):
     near = list(csv.DictReader(first["neighbours.csv"].decode().splitlines()))
     assert {row["word"] for row in near} == {"dog", "red", "cat", "runs", "wet"}
     assert all(-1 <= float(row["cosine"]) <= 1 for row in near)
+
+
+def test_stage_with_vectors_drawn_at_random(checkout):
+    (checkout / "data/raw/glove.6B.zip").unlink()
+    first = run_tokenize(checkout, "none")
+    assert run_tokenize(checkout, "none") == first
+    matrix = np.load("data/tokens/word_vectors.npy")
+    assert matrix.shape == (12, 50) and not matrix[PAD].any()
+    assert matrix[1:].std() == pytest.approx(SPREAD, rel=0.1)
+    metrics = json.loads(first["metrics.json"])
+    assert metrics["coverage_types"] == metrics["coverage_tokens"] == 0
+    assert "glove_loss" not in metrics
+    assert first["neighbours.csv"] == b"word,neighbour,cosine\n"
+    missing = list(csv.reader(first["missing_words.csv"].decode().splitlines()))
+    assert [word for word, _ in missing[1:4]] == ["a", "dog", "red"]
+
+
+def test_stage_on_other_scripts(checkout):
+    table = pd.read_parquet("data/captions.parquet")
+    texts = ["Ένας μαύρος σκύλος", "一只黑狗跑", "一只狗", "一只黑狗。", "ένας σκύλος", "黑狗"]
+    table.assign(caption=texts).to_parquet("data/captions.parquet")
+    first = run_tokenize(checkout, "train", 9, split_characters=True)
+    vocabulary = Vocabulary.load("data/tokens/vocabulary.json")
+    assert vocabulary.split_characters
+    assert vocabulary.words[4:] == (*"一只狗", "ένας", "μαύρος", "σκύλος", "跑", "黑")
+    encoded = np.load("data/tokens/captions.npy")
+    decoded = [vocabulary.decode(row) for row in encoded]
+    assert decoded[:3] == ["ένας μαύρος σκύλος", "一只黑狗跑", "一只狗"]
+    metrics = json.loads(first["metrics.json"])
+    assert metrics["coverage_types"] == 1
+    assert metrics["unknown_tokens_val"] == pytest.approx(1 / 7)  # the full stop
+    with pytest.raises(
+        CaptionerError, match=r"none of the 12 words has a vector.* write train .* or none"
+    ):
+        run_tokenize(checkout, "file", 9, split_characters=True)
+    table.assign(caption="一只黑狗跑").to_parquet("data/captions.parquet")
+    with pytest.raises(CaptionerError, match=r"write none .*, or tokenize\.split_char"):
+        run_tokenize(checkout, "train", 9)
 
 
 def test_stage_as_people_run_it(checkout):

@@ -51,3 +51,13 @@ def test_validator_scores_greedy_captions_of_its_rows_with_the_weights_of_the_mo
         seen.add(str(captions))
         assert score() == {"val_cider_d": pytest.approx(scorer.score(captions).mean(), abs=1e-9)}
     assert len(seen) > 1  # else the weights of the moment were not put to the test
+
+    # The same words as Chinese characters, written without blanks, have the same scores.
+    chinese = str.maketrans(dict(zip("一红蓝圆星", WORDS, strict=True)))
+    split = Vocabulary((*SPECIALS, *"一红蓝圆星"), vocabulary.counts, split_characters=True)
+    translated = [
+        ["".join("一红蓝圆星"[WORDS.index(word)] for word in one.split()) for one in picture]
+        for picture in REFERENCES
+    ]
+    assert translated[0][0].translate(chinese) == "aredcircle"
+    assert validator(model, split, examples, translated)() == score()

@@ -11,34 +11,37 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from captioner.drawing import (
     CAPTION,
-    DPI,
     MARGIN,
     NOTE,
     SCORE,
     TEXT_GAP,
     TITLE,
     Page,
-    Style,
     height_of,
 )
 from captioner.gallery import Exhibit
 from captioner.model import CaptionModel
+from captioner.overlay import (
+    COLORS,
+    GAP,
+    SCALE,
+    SIDE,
+    STEP,
+    WORD,
+    WORD_HEIGHT,
+    overlay,
+    resized,
+)
 from captioner.text import PAD, START
 
 STRIPS = 3  # pictures of a figure
 WORDS, NARROWEST = 8, 5  # tiles on a line: at most, and room for at least
-SIDE, GAP, STRIP_GAP = 1.36, 0.1, 0.3  # of tiles, between them, between strips, in inches
-TILE = round(SIDE * DPI)  # side of a tile in pixels
-PICTURE_SHARE = 0.4  # of a tile's colours; the rest shows the weights
-COLORS = "inferno"  # the lighter, the larger the weight, to all kinds of colour vision
+STRIP_GAP = 0.3  # between strips, in inches
 
-WORD, SCALE = Style(10, "#222222"), Style(9, "#707070")
-WORD_HEIGHT = height_of([(WORD, [""])]) + 0.03
-LINE, STEP = WORD_HEIGHT + SIDE + GAP, SIDE + GAP  # from tile to tile, down and right
+LINE = WORD_HEIGHT + SIDE + GAP  # from tile to tile, down
 NOTE_TEXT = (
     "Where the model looked as it chose each word: the brighter, the larger the attention weight. "
     "All words of a picture share one scale."
@@ -134,7 +137,7 @@ def draw_strips(
     for number, (exhibit, words) in enumerate(zip(exhibits, captions, strict=True)):
         page.write(MARGIN, top, texts[number])
         tiles = top + height_of(texts[number])
-        page.picture(MARGIN, tiles + WORD_HEIGHT, SIDE, _resized(exhibit.pixels))
+        page.picture(MARGIN, tiles + WORD_HEIGHT, SIDE, resized(exhibit.pixels))
         largest = float(weights[number, : len(words)].max(initial=0))
         if words:
             _draw_scale(page, tiles, largest)
@@ -155,31 +158,3 @@ def _draw_scale(page: Page, top: float, largest: float) -> None:
     axes = page.axes(MARGIN + 0.14, top + TEXT_GAP + 0.02, SIDE - 0.54, 0.12)
     axes.imshow(np.linspace(0, 1, 256)[None], cmap=COLORS, aspect="auto")
     axes.axis("off")
-
-
-def overlay(pixels: np.ndarray, weights: np.ndarray, largest: float) -> np.ndarray:
-    """A picture in grey with its attention weights in colour.
-
-    Colours rather than the mere brightness of the picture: a black thing stays black in any light.
-
-    Args:
-        pixels: (size, size, 3) uint8.
-        weights: (rows, columns) of a grid over the picture.
-        largest: the weight that has the brightest colour.
-
-    Returns:
-        (TILE, TILE, 3) uint8.
-    """
-    from matplotlib import colormaps
-
-    scaled = Image.fromarray(np.asarray(weights / (largest or 1), np.float32))
-    # Bicubic, so that the borders of cells draw no shapes of their own; it overshoots a little.
-    smooth = np.asarray(scaled.resize((TILE, TILE), Image.Resampling.BICUBIC)).clip(0, 1)
-    colors = colormaps[COLORS](smooth)[..., :3] * 255
-    grey = np.asarray(Image.fromarray(_resized(pixels)).convert("L"))[..., None]
-    return (PICTURE_SHARE * grey + (1 - PICTURE_SHARE) * colors).round().astype(np.uint8)
-
-
-def _resized(pixels: np.ndarray) -> np.ndarray:
-    """A picture in the size of a tile."""
-    return np.asarray(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.BICUBIC))

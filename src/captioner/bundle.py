@@ -19,12 +19,12 @@ from captioner.model import CaptionModel, load_captioner, save_captioner
 from captioner.raster import Fit, decode, prepare
 from captioner.text import Vocabulary
 
-FORMAT = 1  # raised when a bundle of the old kind can no longer be read
+FORMAT = 2  # raised when a bundle of the old kind can no longer be read
 
 # What a bundle may hold, as params.py allows it: bundles are passed on, and damaged on the way.
 CHOICES = {"fit": get_args(Fit), "attention": ("grid", "pooled")}
 LIMITS = {
-    "size": (32, 1024),
+    "size": (28, 1024),
     "jpeg_quality": (1, 100),
     "max_pixels": (1, 2**63),
     "beam_width": (1, 100),

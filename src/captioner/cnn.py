@@ -1,13 +1,13 @@
 """A small CNN trained here from scratch, for data that look like no photograph.
 
-It learns to say which of the captions' frequent content words fit a picture: weak labels, since
-nobody says where in the picture the word is. As in "From Captions to Visual Concepts and Back"
-(Fang et al. 2015, section 3) each cell of the grid answers for itself and the picture's answer is a
-soft maximum over the cells; so a cell comes to hold what lies there, which is what attention needs
-later.
+It learns to say which of the captions' frequent content words fit a picture (`word_labels`): weak
+labels, since nobody says where in the picture the word is. As in "From Captions to Visual Concepts
+and Back" (Fang et al. 2015, section 3) each cell of the grid answers for itself and the picture's
+answer is a soft maximum over the cells; so a cell comes to hold what lies there, which is what
+attention needs later.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import keras
@@ -36,24 +36,23 @@ def build_cnn(size: int) -> keras.Model:
     return keras.Model(pictures, x, name="cnn")
 
 
-def content_labels(captions: Sequence[Sequence[Sequence[str]]], words: Sequence[str]) -> np.ndarray:
-    """Which words each picture's captions hold.
+def build_head(encoder: keras.Model, labels: int, seed: int) -> keras.Model:
+    """Word logits of each cell, then their soft maximum: log of the mean of exp.
 
     Args:
-        captions: for each picture its captions, as words.
-        words: the labels.
+        encoder: from `build_cnn`.
+        labels: how many words.
+        seed: of the start.
 
     Returns:
-        (pictures, labels) uint8, 1 where any caption of the picture holds the word.
+        A model from the grid (n, rows, columns, channels) to logits (n, labels).
     """
-    column = {word: number for number, word in enumerate(words)}
-    labels = np.zeros((len(captions), len(words)), np.uint8)
-    for row, picture in enumerate(captions):
-        for caption in picture:
-            for word in caption:
-                if word in column:
-                    labels[row, column[word]] = 1
-    return labels
+    grid = keras.Input(encoder.output_shape[1:])
+    start = keras.initializers.GlorotUniform(seed)
+    logits = layers.Dense(labels, kernel_initializer=start, name="word_logits")(grid)
+    cells = float(grid.shape[1] * grid.shape[2])
+    pooled = keras.ops.logsumexp(logits, axis=(1, 2)) - float(np.log(cells))
+    return keras.Model(grid, pooled, name="words")
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ class Epoch:
 
 def train_cnn(
     encoder: keras.Model,
+    head: keras.Model,
     decode: Callable[[np.ndarray], np.ndarray],
     train: tuple[np.ndarray, np.ndarray],
     val: tuple[np.ndarray, np.ndarray],
@@ -76,22 +76,21 @@ def train_cnn(
     learning_rate: float,
     seed: int,
 ) -> Iterator[Epoch]:
-    """Train the encoder in place; yields after each epoch.
+    """Train encoder and head in place; yields after each epoch.
 
     Args:
-        encoder: from `build_cnn`.
+        encoder, head: from `build_cnn` and `build_head`.
         decode: picture numbers (n,) to pictures (n, size, size, 3) uint8.
         train, val: picture numbers (n,) and labels (n, labels).
         epochs, batch_size: passes and pictures a step.
         learning_rate: peak of a cosine schedule with a short warm-up.
-        seed: of the order of the pictures and of the label layer's start.
+        seed: of the order of the pictures.
 
     Raises:
         CaptionerError: the loss is no number any more.
     """
     numbers, labels = train
     steps = -(-len(numbers) // batch_size)
-    head = _build_head(encoder, labels.shape[1], seed)
     warm_up = min(100, steps)
     schedule = keras.optimizers.schedules.CosineDecay(
         learning_rate / warm_up,
@@ -134,16 +133,6 @@ def train_cnn(
                 f"encoder.learning_rate ({learning_rate:.2g})"
             )
         yield Epoch(float(np.mean(losses)), *_validate(predict, decode, *val, batch_size))
-
-
-def _build_head(encoder: keras.Model, labels: int, seed: int) -> keras.Model:
-    """Word logits of each cell, then their soft maximum: log of the mean of exp."""
-    grid = keras.Input(encoder.output_shape[1:])
-    start = keras.initializers.GlorotUniform(seed)
-    logits = layers.Dense(labels, kernel_initializer=start, name="word_logits")(grid)
-    cells = float(grid.shape[1] * grid.shape[2])
-    pooled = keras.ops.logsumexp(logits, axis=(1, 2)) - float(np.log(cells))
-    return keras.Model(grid, pooled, name="words")
 
 
 def _loss(logits: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from PIL import ImageFont
 
 from captioner.files import atomic_file
 
@@ -54,13 +55,17 @@ def height_of(texts: Sequence[Text]) -> float:
 
 
 class Page:
-    """A white page of `width` inches; set its height when everything is measured, then draw."""
+    """A white page of `width` inches; set its height when everything is measured, then draw.
+
+    `lacks_glyphs` is whether a text so far has a character that the font shows as a box.
+    """
 
     def __init__(self, width: float):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         self.width = width
+        self.lacks_glyphs = False
         self.figure = Figure(figsize=(width, 1), dpi=DPI, facecolor="white")
         self._renderer = FigureCanvasAgg(self.figure).get_renderer()
 
@@ -69,7 +74,7 @@ class Page:
 
         Words longer than a line are broken; what does not go into the style's lines is cut.
         """
-        from matplotlib.font_manager import FontProperties
+        from matplotlib.font_manager import FontProperties, findfont, get_font
 
         font = FontProperties(size=style.size, weight=style.weight)
         pixels = (self.width - 2 * MARGIN if width is None else width) * DPI
@@ -77,19 +82,10 @@ class Page:
         def fits(line: str) -> bool:
             return self._renderer.get_text_width_height_descent(line, font, False)[0] <= pixels
 
-        text = "".join(c if c.isprintable() else " " for c in text[:LETTERS])
-        # Many captions end with " .", which must not stand alone on a line.
-        text = re.sub(r" (?=[.,;:!?]+( |$))", "\N{NO-BREAK SPACE}", text)
         with _missing_glyphs_allowed():
-            if fits(text):  # the rule, and one measurement instead of one for each word
-                return style, [text.strip()]
-            full = (line for line in _lines(text, style.indent, fits) if line.strip())
-            lines = list(islice(full, style.lines + 1)) or [""]
-            if len(lines) > style.lines:
-                last = lines[style.lines - 1]
-                while last and not fits(last + MORE):
-                    last = last[:-1]
-                lines = [*lines[: style.lines - 1], last.rstrip() + MORE]
+            lines = broken_lines(text, fits, style.lines, style.indent)
+        glyph = get_font(findfont(font)).get_char_index  # 0 where there is none
+        self.lacks_glyphs |= not all(glyph(ord(letter)) for line in lines for letter in line)
         return style, lines
 
     def set_height(self, height: float) -> None:
@@ -128,6 +124,23 @@ class Page:
         return left / all_width, bottom / all_height, width / all_width, height / all_height
 
 
+def broken_lines(text: str, fits: Callable[[str], bool], most: int, indent: str = "") -> list[str]:
+    """A text in at most `most` lines that fit, all but the first indented; the rest is cut."""
+    text = "".join(c if c.isprintable() else " " for c in text[:LETTERS])
+    # Many captions end with " .", which must not stand alone on a line.
+    text = re.sub(r" (?=[.,;:!?]+( |$))", "\N{NO-BREAK SPACE}", text)
+    if fits(text):  # the rule, and one measurement instead of one for each word
+        return [text.strip()]
+    full = (line for line in _lines(text, indent, fits) if line.strip())
+    lines = list(islice(full, most + 1)) or [""]
+    if len(lines) > most:
+        last = lines[most - 1]
+        while last and not fits(last + MORE):
+            last = last[:-1]
+        lines = [*lines[: most - 1], last.rstrip() + MORE]
+    return lines
+
+
 def _lines(text: str, indent: str, fits: Callable[[str], bool]) -> Iterator[str]:
     """Fill lines with words, or with letters where a word fits no line; some may be blank."""
     line = ""
@@ -136,14 +149,24 @@ def _lines(text: str, indent: str, fits: Callable[[str], bool]) -> Iterator[str]
         if fits(longer):
             line = longer
             continue
-        yield line
-        line = indent
+        if fits(indent + word):
+            yield line
+            line = indent + word
+            continue
+        line = f"{line} " if line else ""  # what has no blanks begins where the words before end
         for letter in word:
             if not fits(line + letter):
                 yield line
                 line = indent
             line += letter
     yield line
+
+
+def pillow_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all figures (DejaVu Sans: Latin, Greek, Cyrillic, Arabic ...), for Pillow."""
+    import matplotlib  # for the file alone
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
 @contextmanager

@@ -6,6 +6,8 @@ section 3). All are scaled to length one, so that a dot product is a cosine. The
 follow TensorBoard's embedding projector: TSV, metadata and a sprite of thumbnails.
 """
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -64,6 +66,34 @@ def write_vectors(folder: Path, name: str, columns: dict[str, Sequence], vectors
     write_table(table, folder / f"{name}.parquet")
 
 
+def fact_columns(facts: Iterable[str | None], taken: Sequence[str]) -> dict[str, pa.Array]:
+    """What is known of the pictures, a column for each fact: the classes and columns they came with.
+
+    Facts with parts of their own (what a drawn scene holds) are left out.
+
+    Args:
+        facts: for each picture a JSON object, or None.
+        taken: names of other columns; a fact of such a name is called `fact_NAME`.
+
+    Returns:
+        name -> (pictures,) texts, in the order in which the names first appear; null where a
+        picture has no such fact.
+    """
+    known = [json.loads(text) if text else {} for text in facts]
+    names = {name: None for row in known for name in row}
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in known]
+        if any(isinstance(value, dict | list) for value in values):
+            continue
+        texts = [None if value is None else str(value) for value in values]
+        column = name
+        while column in taken or column in columns:
+            column = f"fact_{column}"
+        columns[column] = pa.array(texts, pa.string())
+    return columns
+
+
 def projected_rows(pictures: int, thumbnail: int) -> np.ndarray:
     """Which pictures the projector shows: all, or as many as fit, evenly spread over the rows."""
     fit = min(PROJECTED, (SPRITE_SIDE // thumbnail) ** 2)
@@ -120,8 +150,11 @@ embeddings {{
 
 
 def _cell(value: object) -> str:
-    """A cell of TensorBoard's TSV, which knows no quotes: tabs and line breaks become blanks."""
-    return "".join(c if c.isprintable() else " " for c in str(value))
+    """A cell of TensorBoard's TSV, which knows no quotes: tabs and line breaks become blanks.
+
+    No more than these and other controls: characters that join others (in emoji, in Persian) stay.
+    """
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", " ", str(value))
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -1,8 +1,9 @@
 """The CNN that sees: a backbone that turns pictures into a grid of feature vectors.
 
-Either a classic with ImageNet weights from `keras.applications`, or the small CNN of `cnn.py`,
-trained here from scratch. Both are used alike: uint8 pictures in, the last feature map out. Each
-backbone brings the pixel scaling that its weights were trained with.
+Either a classic with ImageNet weights from `keras.applications`, or a network trained here from
+scratch: the small one of `cnn.py` on words, the course's of `course_cnn.py` on classes. All are
+used alike: uint8 pictures in, a grid of features out. Each backbone brings the pixel scaling that
+its weights were trained with.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from keras import applications, layers
 
 from captioner import CaptionerError
 from captioner.cnn import build_cnn
+from captioner.course_cnn import build_course_cnn
 from captioner.fetch import find_in_mirror
 from captioner.files import read_json, write_json
 
@@ -60,23 +62,28 @@ def find_weights(backbone: str) -> str:
     return "imagenet" if found is None else str(found)
 
 
-def build_encoder(backbone: str, size: int, weights: str | Path | None = None) -> keras.Model:
+def build_encoder(
+    backbone: str, size: int, weights: str | Path | None = None, classes: int | None = None
+) -> keras.Model:
     """Build a backbone.
 
     Args:
-        backbone: "cnn" or a key of `BACKBONES`.
+        backbone: "cnn", "course_cnn" or a key of `BACKBONES`.
         size: side of the pictures in pixels.
         weights: None for a random start, "imagenet" for Keras's own download (checksums are
             Keras's), or a path in the layout of `keras.applications`.
+        classes: how many course_cnn tells apart; no other backbone asks.
 
     Returns:
         A model from pictures (n, size, size, 3) uint8 or float in 0..255 to (n, h, w, channels).
 
     Raises:
-        CaptionerError: the weights cannot be had or do not fit.
+        CaptionerError: the weights cannot be had or do not fit, or are too many.
     """
     if backbone == "cnn":
         return build_cnn(size)
+    if backbone == "course_cnn":
+        return build_course_cnn(size, classes)
     chosen = BACKBONES[backbone]
     pictures = keras.Input((size, size, 3), name="pictures")
     scaled = _scale(pictures, chosen.scaling)
@@ -107,7 +114,10 @@ def _scale(pictures, scaling: str):
 
 def save_encoder(encoder: keras.Model, backbone: str, size: int, folder: Path) -> None:
     """Write config.json and weights.weights.h5 into an existing folder."""
-    write_json(folder / "config.json", {"backbone": backbone, "size": size})
+    config = {"backbone": backbone, "size": size}
+    if backbone == "course_cnn":
+        config["classes"] = encoder.get_layer("evidence").classes
+    write_json(folder / "config.json", config)
     encoder.save_weights(folder / "weights.weights.h5")
 
 
@@ -123,14 +133,16 @@ def load_encoder(folder: Path | str) -> tuple[keras.Model, int]:
     folder = Path(folder)
     try:
         config = read_json(folder / "config.json")
-        encoder = build_encoder(config["backbone"], config["size"])
+        backbone, size = config["backbone"], config["size"]
+        encoder = build_encoder(backbone, size, classes=config.get("classes"))
         encoder.load_weights(folder / "weights.weights.h5")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # h5py raises all
+    # h5py raises nearly all of these.
+    except (CaptionerError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CaptionerError(
             f"{folder}: no usable encoder ({reason}); run the encoder stage"
         ) from error
-    return encoder, config["size"]
+    return encoder, size
 
 
 def grid_function(encoder: keras.Model, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:

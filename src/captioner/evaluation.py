@@ -8,6 +8,7 @@ looking up would do without a language model), and a person's caption against th
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from captioner.metrics import (
     mean_scores,
 )
 from captioner.metrics.bootstrap import SAMPLES, confidence_intervals, interval_of_mean
-from captioner.metrics.tokenizer import tokenize, tokenize_all
+from captioner.words import joined, words_of_all
 
 # How the metrics of a system are named: the model's own stand alone.
 PREFIXES = {"model": "", "constant": "floor_", "nearest": "nearest_", "human": "ceiling_"}
@@ -41,9 +42,11 @@ class Evaluation:
         seed, samples: of the bootstrap.
         java_measures: any of "meteor" and "spice".
         others: further measures by name: one caption for each picture -> (pictures,) values.
+        split_characters: whether Chinese and Japanese characters are words of their own.
 
     Attributes:
         captions, references: as tokens.
+        split_characters: as given.
         constant: the best constant caption.
         scores: the model's.
         per_picture: measure -> (pictures,), the model's.
@@ -61,14 +64,20 @@ class Evaluation:
         samples: int = SAMPLES,
         java_measures: Sequence[str] = (),
         others: dict[str, PictureMeasure] | None = None,
+        split_characters: bool = False,
     ) -> None:
-        scorer = CaptionScorer(references)
-        self.captions = tokenize_all(captions)
-        self.references = scorer.references
+        self.split_characters = split_characters
+        self.captions = words_of_all(captions, split_characters)
+        words = iter(words_of_all([one for group in references for one in group], split_characters))
+        self.references = [list(islice(words, len(group))) for group in references]
+        training = words_of_all(training_captions, split_characters)
+        self._known = set(map(tuple, training))
+        lines = [list(map(" ".join, group)) for group in self.references]
+        scorer = CaptionScorer(lines, tokenized=True)
         self.scores = scorer.score_tokens(self.captions)
         self.per_picture = dict(self.scores.per_picture)
-        self._known = {tuple(tokenize(caption)) for caption in training_captions}
-        self.constant, floor = constant_floor(training_captions, scorer)
+        line, floor = constant_floor(list(map(" ".join, training)), scorer, tokenized=True)
+        self.constant = joined(line.split(" "), split_characters)
         # What each system says: a caption for each picture; people in as many rounds as they are.
         said = {
             "model": [captions],
@@ -77,7 +86,7 @@ class Evaluation:
         }
         scored = {
             "model": [self.scores],
-            "nearest": [scorer.score(nearest)],
+            "nearest": [scorer.score_tokens(words_of_all(nearest, split_characters))],
             "constant": [floor],
         }
         if (people := min(map(len, references))) >= 2:
@@ -115,7 +124,8 @@ class Evaluation:
                     others = references
                     if system == "human":  # a person's caption is no reference for itself
                         others = [[*group[:number], *group[number + 1 :]] for group in references]
-                    tokens = list(map(" ".join, tokenize_all(captions)))
+                    words = words_of_all(captions, self.split_characters)
+                    tokens = list(map(" ".join, words))
                     found.append(program.scores(others, tokens, progress=True))
                 scores, per_picture = zip(*found, strict=True)
                 yield system, float(np.mean(scores)), np.mean(per_picture, axis=0)
@@ -147,30 +157,6 @@ class Evaluation:
             recalled = float((words["recall"] * words["pictures"]).sum())
             metrics["content_word_recall"] = recalled / int(words["pictures"].sum())
         return metrics
-
-
-def nearest_rows(features: np.ndarray, among: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The most similar picture of others, by the cosine of their features.
-
-    Args:
-        features: (pictures, size) of all pictures; may be a memory map.
-        among: (m,) rows to choose from.
-        rows: (n,) rows to find a neighbour for.
-
-    Returns:
-        (n,) rows out of `among`; of equally similar ones the first.
-    """
-    known = _unit(features[among])
-    parts = [
-        among[(_unit(features[rows[start : start + 512]]) @ known.T).argmax(axis=1)]
-        for start in range(0, len(rows), 512)
-    ]
-    return np.concatenate(parts)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.astype(np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def predictions_table(

@@ -7,9 +7,11 @@ locks lie in a hidden folder beside the destination: DVC empties a stage's outpu
 runs the stage, and would throw an unfinished piece away.
 """
 
+import glob
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,27 +22,55 @@ from filelock import FileLock
 
 from captioner import CaptionerError
 from captioner.files import atomic_file
-from captioner.transfer import WEB_PAGE, Unreachable, transfer, version_file
+from captioner.transfer import (
+    WEB_PAGE,
+    Unreachable,
+    check_room,
+    transfer,
+    version_file,
+    writing,
+)
 
 log = logging.getLogger(__name__)
 
 MIRROR_VARIABLE = "CAPTIONER_MIRROR"
 
+# How the files of each kind begin (as APPNOTE.TXT, RFC 1952 and RFC 8259 have it): servers send
+# log-in pages, error texts and confirmation forms with any Content-Type.
+_BEGINNINGS = {
+    ".zip": (rb"PK", "zip archive"),
+    ".npz": (rb"PK", "npz archive"),
+    ".gz": (rb"\x1f\x8b", "gzip file"),
+    ".tgz": (rb"\x1f\x8b", "gzip file"),
+    ".json": (rb"(\xef\xbb\xbf)?\s*[{\[]", "JSON file"),
+}
+_MARKUP = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml)", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file: name, urls to try in turn, the checksum its publisher pins (or None)."""
+    """A published file.
+
+    Attributes:
+        name: what its publisher calls it.
+        urls: addresses to try in turn; none where it is given out on request only.
+        sha256: the checksum that its publisher pins, or None.
+        page: where to read about it or to ask for it.
+        other_names: what else it may be called in the mirror folder: other packings of the same.
+    """
 
     name: str
     urls: tuple[str, ...]
     sha256: str | None = None
+    page: str | None = None
+    other_names: tuple[str, ...] = ()
 
 
 class FetchError(CaptionerError):
-    """The file `name` could not be had; `problems` says why, one entry for each url."""
+    """`file` could not be had; `problems` says why, one entry for each url."""
 
-    def __init__(self, name: str, problems: Sequence[str]):
-        self.name = name
+    def __init__(self, file: RemoteFile, problems: Sequence[str]):
+        self.file = file
         self.problems = list(problems)
         super().__init__(_by_hand([self]))
 
@@ -50,7 +80,7 @@ def fetch_all(files: Iterable[RemoteFile], destination: Path | str) -> list[Path
     paths, failures = [], []
     for file in files:
         try:
-            paths.append(fetch(file.name, file.urls, destination, sha256=file.sha256))
+            paths.append(fetch(file, destination))
         except FetchError as error:
             failures.append(error)
     if failures:
@@ -58,22 +88,14 @@ def fetch_all(files: Iterable[RemoteFile], destination: Path | str) -> list[Path
     return paths
 
 
-def fetch(
-    name: str,
-    urls: Sequence[str],
-    destination: Path | str,
-    *,
-    sha256: str | None = None,
-    mirror: Path | str | None = None,
-) -> Path:
-    """Put the file `name` into the folder `destination` and return its path.
+def fetch(file: RemoteFile, destination: Path | str, *, mirror: Path | str | None = None) -> Path:
+    """Put `file` into the folder `destination` and return its path.
 
     Two processes that want the same file at once download it once. A file that is already there
     is kept if it is what the mirror holds or, without a mirror, has the checksum (if there is one).
 
     Args:
-        urls: http or https addresses, tried in turn.
-        sha256: published checksum; a download must have it, a copy in the mirror need not.
+        file: its checksum counts for a download; a copy in the mirror need not have it.
         mirror: folder to search before the network; default: the one CAPTIONER_MIRROR names.
 
     Raises:
@@ -81,29 +103,53 @@ def fetch(
         CaptionerError: the mirror is no folder, or the disk is full.
     """
     destination = Path(destination)
-    for url in urls:
+    for url in file.urls:
         if urlsplit(url).scheme not in ("http", "https"):
-            raise CaptionerError(f"{name}: url {url}: only http and https addresses are fetched")
+            raise CaptionerError(
+                f"{file.name}: url {url}: only http and https addresses are fetched"
+            )
     # resolve: where the destination is a link, pieces must lie on the disk that it leads to
-    target = destination.resolve() / name
-    pieces = target.parent.parent / f".{target.parent.name}-partial"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    pieces.mkdir(exist_ok=True)
-    with FileLock(pieces / f"{name}.lock"):
-        found = find_in_mirror(name, mirror, sha256)
-        if found is not None:
-            _copy(found, target, sha256)
-        elif not (target.exists() and sha256 in (None, _sha256(target))):
-            _download(name, urls, target, pieces, sha256)
+    folder = destination.resolve()
+    pieces = folder.parent / f".{folder.name}-partial"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        pieces.mkdir(exist_ok=True)
+    with FileLock(pieces / f"{file.name}.lock"):
+        name = _fetch_one(file, folder, pieces, mirror)
+        for kind in ("partial", "version"):  # also those of the urls that failed
+            for left in pieces.glob(f"{glob.escape(file.name)}.????????.{kind}"):
+                left.unlink()
     return destination / name
 
 
+def _fetch_one(file: RemoteFile, folder: Path, pieces: Path, mirror: Path | str | None) -> str:
+    """Put the file into `folder`, which may have it; the name of what is there then."""
+    # the published checksum is that of the published packing
+    checksums = {file.name: file.sha256} | dict.fromkeys(file.other_names)
+    for name, sha256 in checksums.items():
+        found = find_in_mirror(name, mirror, sha256)
+        if found is not None:
+            _copy(found, folder / name, sha256)
+            return name
+    for name, sha256 in checksums.items():
+        there = folder / name
+        if there.is_file() and sha256 in (None, _sha256(there)):
+            return name
+    _download(file, folder / file.name, pieces)
+    return file.name
+
+
 def _by_hand(failures: Sequence[FetchError]) -> str:
-    what = "; ".join(f"{f.name} ({', '.join(f.problems) or 'no url known'})" for f in failures)
-    names = ", ".join(failure.name for failure in failures)
+    """What is missing and why, where to ask for it, and where to put it, in one line."""
+    why = [f"{f.file.name} ({', '.join(f.problems) or 'no url known'})" for f in failures]
+    wanted = []
+    for file in (failure.file for failure in failures):
+        notes = [f"or {', '.join(file.other_names)}"] if file.other_names else []
+        notes += [f"ask for it at {file.page}"] if file.page else []
+        wanted.append(file.name + (f" ({'; '.join(notes)})" if notes else ""))
     return (
-        f"could not fetch {what}. By hand: put {names} into any folder and run again with "
-        f"{MIRROR_VARIABLE}=FOLDER"
+        f"could not fetch {'; '.join(why)}. By hand: put {', '.join(wanted)} into any folder and "
+        f"run again with {MIRROR_VARIABLE}=FOLDER"
     )
 
 
@@ -126,6 +172,7 @@ def find_in_mirror(name: str, mirror: Path | str | None, sha256: str | None) -> 
 def _copy(source: Path, target: Path, sha256: str | None) -> None:
     """Copy from the mirror and say which bytes these are: they need not be the published ones."""
     try:
+        check_room(target.name, source.stat().st_size - _size(target), target.parent)
         actual = _sha256(source)
         if not target.exists() or _sha256(target) != actual:
             with atomic_file(target) as temporary:
@@ -143,41 +190,46 @@ def _copy(source: Path, target: Path, sha256: str | None) -> None:
         )
 
 
-def _download(
-    name: str, urls: Sequence[str], target: Path, pieces: Path, sha256: str | None
-) -> None:
+def _download(file: RemoteFile, target: Path, pieces: Path) -> None:
     problems = []
-    for url in urls:
+    for url in file.urls:
         tag = hashlib.sha256(url.encode()).hexdigest()[:8]
-        partial = pieces / f"{name}.{tag}.partial"  # never one url's bytes after another's
+        partial = pieces / f"{file.name}.{tag}.partial"  # never one url's bytes after another's
         try:
-            transfer(url, name, partial)
-            _verify(partial, name, sha256)
+            transfer(url, file.name, partial)
+            actual = _verify(partial, file)
         except Unreachable as error:
             problems.append(f"{url}: {error}")
             continue
-        partial.replace(target)
-        version_file(partial).unlink(missing_ok=True)
-        log.info("%s: downloaded from %s, sha256 %s", name, url, _sha256(target))
+        with writing(target):
+            partial.replace(target)
+        log.info("%s: downloaded from %s, sha256 %s", file.name, url, actual)
         return
-    raise FetchError(name, problems)
+    raise FetchError(file, problems)
 
 
-def _verify(partial: Path, name: str, sha256: str | None) -> None:
-    """Delete what is not the file: a page of HTML, no zip, or another checksum."""
-    with partial.open("rb") as file:
-        head = file.read(512).lstrip().lower()
-    if head.startswith((b"<!doctype html", b"<html")) and not name.endswith(".html"):
+def _verify(partial: Path, file: RemoteFile) -> str:
+    """The SHA-256; what is not the file is deleted: a page, another format, a wrong checksum."""
+    with partial.open("rb") as opened:
+        head = opened.read(512)
+    beginning, kind = _BEGINNINGS.get(Path(file.name).suffix, (b"", ""))
+    if _MARKUP.match(head) and not file.name.endswith(".html"):
         problem = WEB_PAGE
-    elif name.endswith(".zip") and not head.startswith(b"pk"):
-        problem = "no zip archive"
-    elif sha256 is not None and (actual := _sha256(partial)) != sha256:
-        problem = f"wrong checksum: sha256 {actual}, published {sha256}"
+    elif not head:
+        problem = "an empty answer"
+    elif not re.match(beginning, head):
+        problem = f"no {kind}"
+    elif file.sha256 not in (None, actual := _sha256(partial)):
+        problem = f"wrong checksum: sha256 {actual}, published {file.sha256}"
     else:
-        return
+        return actual
     partial.unlink()
     version_file(partial).unlink(missing_ok=True)
     raise Unreachable(problem)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _sha256(path: Path) -> str:

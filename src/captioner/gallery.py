@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from captioner.drawing import CAPTION, MARGIN, SCORE, TITLE, Page, Style, Text, height_of
+from captioner.drawing import CAPTION, MARGIN, NOTE, SCORE, TITLE, Page, Style, Text, height_of
 from captioner.images import jpegs
 from captioner.raster import decode
 
@@ -24,6 +24,7 @@ REFERENCES = 3  # shown of each picture
 SIDE, GAP = 2.9, 0.32  # of pictures, between columns, in inches
 PICTURE_GAP = 0.06  # between a picture and its caption, in inches
 
+BOXES = "Boxes stand for characters that this font lacks; captions.html shows them all."
 REFERENCE = Style(9.5, "#222222", lines=3, indent="    ")
 NEAREST = Style(9, "#707070", lines=3, indent="    ")
 
@@ -103,6 +104,8 @@ def draw_gallery(path: Path | str, exhibits: Sequence[Exhibit], title: str) -> N
     page = Page(columns * (SIDE + GAP) - GAP + 2 * MARGIN)
     head = [page.broken(title, TITLE)]
     texts = [_texts(exhibit, page) for exhibit in exhibits]
+    if page.lacks_glyphs:
+        head.append(page.broken(BOXES, NOTE))
     rows = [texts[start : start + columns] for start in range(0, len(texts), columns)]
     heights = [SIDE + PICTURE_GAP + max(map(height_of, row)) + GAP for row in rows]
     top = MARGIN + height_of(head) + 0.1

@@ -1,4 +1,4 @@
-"""GloVe word vectors: read from the published archive, or trained on the captions themselves.
+"""GloVe word vectors: read from the published archive, trained on the captions, or drawn at random.
 
 Training follows Pennington, Socher and Manning 2014 (GloVe: Global Vectors for Word Representation,
 sections 3 and 4.2) and their program glove.c: word vectors w and context vectors w~ with biases are
@@ -26,6 +26,8 @@ X_MAX = 10
 ALPHA = 0.75  # how the weight falls below that
 LONGEST_LINE = 1 << 16  # bytes; a line of 300 numbers has 3,000
 BLOCK = 1 << 20  # bytes unpacked at a time
+# Of vectors drawn at random: the published ones of length 50 spread so over Flickr8k's words.
+SPREAD = 0.6
 
 
 def read_glove(archive: Path | str, size: int, words: Iterable[str]) -> dict[str, np.ndarray]:
@@ -134,12 +136,24 @@ def word_matrix(words: Sequence[str], vectors: Mapping[str, np.ndarray], seed: i
     found = [i for i, word in enumerate(words) if word in vectors and i != PAD]
     if not found:
         raise CaptionerError(
-            f"glove.source: none of the {len(words)} words has a vector; use another source"
+            f"glove.source: none of the {len(words)} words has a vector there; for captions in "
+            "another language write train (vectors from the captions) or none (random vectors)"
         )
     known = np.stack([vectors[words[i]] for i in found]).astype(np.float64)
     generator = np.random.default_rng(seed)
     matrix = generator.normal(known.mean(axis=0), known.std(axis=0), (len(words), known.shape[1]))
     matrix[found] = known
+    matrix[PAD] = 0
+    return matrix.astype(np.float32)
+
+
+def random_matrix(words: Sequence[str], size: int, seed: int) -> np.ndarray:
+    """One vector for each word, drawn as `word_matrix` draws the missing ones; <pad> is zeros.
+
+    Returns:
+        (words, size) float32, with mean 0 and standard deviation `SPREAD`.
+    """
+    matrix = np.random.default_rng(seed).normal(0, SPREAD, (len(words), size))
     matrix[PAD] = 0
     return matrix.astype(np.float32)
 
@@ -286,7 +300,10 @@ def train_glove(
     """
     rows, columns, weights = cooccurrences(captions, len(words), window)
     if not len(rows):
-        raise CaptionerError("glove.source: train needs captions of two words or more; use file")
+        raise CaptionerError(
+            "glove.source: train needs captions of two words or more; write none (random vectors), "
+            "or tokenize.split_characters: true for Chinese and Japanese captions"
+        )
     log_x, weight = np.log(weights), np.minimum(1, (weights / X_MAX) ** ALPHA)
     generator = np.random.default_rng(seed)
     shape = (2, len(words), size + 1)  # word and context parameters; the bias comes last

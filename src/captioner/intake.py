@@ -8,16 +8,16 @@ rejected thing is named in a table, and a small sheet of stored pictures shows w
 import csv
 import io
 import re
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from captioner import CaptionerError
 from captioner.datasets import SPLITS, Rejected
+from captioner.drawing import broken_lines, pillow_font
 from captioner.files import atomic_file
 from captioner.images import jpegs, read_pictures
 from captioner.raster import decode
@@ -98,7 +98,7 @@ def contact_sheet(
     """
     index = read_pictures(folder, ["split"])["split"]
     firsts = captions.to_pandas().query("caption_id == 0").set_index("picture")["caption"]
-    font = ImageFont.load_default(11)
+    font = pillow_font(10)
     margin, lines = 8, 4
     cell = (side + margin, side + margin + 13 * lines)
     sheet = Image.new("RGB", (columns * cell[0] + margin, 3 * cell[1] + margin), "white")
@@ -114,7 +114,8 @@ def contact_sheet(
             continue
         split, left, top = chosen[picture]
         sheet.paste(Image.fromarray(decode(jpeg)).resize((side, side)), (left, top))
-        text = textwrap.wrap(f"{split}: {firsts.get(picture, '')}", width=27, max_lines=lines - 1)
-        draw.multiline_text((left, top + side + 2), "\n".join(text), "black", font, spacing=2)
+        text = f"{split}: {firsts.get(picture, '')}"
+        broken = broken_lines(text, lambda line: font.getlength(line) <= side, lines - 1)
+        draw.multiline_text((left, top + side + 2), "\n".join(broken), "black", font, spacing=2)
     with atomic_file(path) as temporary:
         sheet.save(temporary, "PNG")

@@ -5,7 +5,6 @@ A model is judged on what it has not seen. The same file in two splits is a mist
 caption that is also a training caption are counted and shown: a person decides what they mean.
 """
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import combinations
@@ -14,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from captioner import CaptionerError
 from captioner.datasets import SPLITS
+from captioner.drawing import broken_lines, pillow_font
 from captioner.files import atomic_file
 from captioner.images import jpegs, read_pictures
 from captioner.intake import write_csv
@@ -180,7 +180,7 @@ def draw_leaks(
     gap, lines, across = 8, 3, 3
     width, height = 2 * (side + gap) + gap, side + 2 * gap + 13 * (lines + 1)
     places: dict[str, list[tuple[int, int]]] = {}  # image_id -> upper left corners
-    font = ImageFont.load_default(11)
+    font = pillow_font(10)
     shown = leaks[:most]
     size = (across * width + gap, -(-len(shown) // across) * height + gap)
     sheet = Image.new("RGB", size, "white")
@@ -191,7 +191,9 @@ def draw_leaks(
         _, *ids = astuple(leak)
         for split, image_id in (ids[:2], ids[2:]):
             places.setdefault(image_id, []).append((left, top + 15))
-            text = textwrap.wrap(f"{split}: {image_id}", width=side // 6, max_lines=lines)
+            text = broken_lines(
+                f"{split}: {image_id}", lambda line: font.getlength(line) <= side, lines
+            )
             draw.multiline_text((left, top + 17 + side), "\n".join(text), "black", font, spacing=2)
             left += side + gap
     ids = read_pictures(folder, ["image_id"])["image_id"]

@@ -11,7 +11,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -93,6 +93,7 @@ def write_page(
     title: str,
     summary: Sequence[Measure] = (),
     note: str = "",
+    words_of: Callable[[str], list[str]] = tokenize,
 ) -> None:
     """Write the page; equal arguments give equal bytes, and memory holds a few rows at a time.
 
@@ -107,6 +108,7 @@ def write_page(
         title: the heading.
         summary: scores of all captions, for the table at the top.
         note: a sentence more below that table.
+        words_of: a caption's words, as they were scored; some of them are marked, all counted.
 
     Raises:
         ValueError: there are more or fewer thumbnails than rows.
@@ -129,7 +131,7 @@ def write_page(
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as f:
         f.write(head)
         for number, (row, jpeg) in enumerate(zip(_rows(predictions), thumbnails, strict=True), 1):
-            f.write(_row(number, row, reduced(jpeg), scores))
+            f.write(_row(number, row, reduced(jpeg), scores, words_of))
         f.write(tail)
 
 
@@ -208,10 +210,16 @@ def _option(key: str) -> str:
     )
 
 
-def _row(number: int, row: Mapping, jpeg: bytes, scores: Sequence[str]) -> str:
+def _row(
+    number: int,
+    row: Mapping,
+    jpeg: bytes,
+    scores: Sequence[str],
+    words_of: Callable[[str], list[str]],
+) -> str:
     """A row of the list, its scores as data attributes for the script too."""
     caption, references = row["caption"] or "", row["references"] or []
-    values = {**row, "words": len(tokenize(caption))}
+    values = {**row, "words": len(words_of(caption))}
     # A missing score has no attribute; `sort` puts such rows last.
     known = {n: values[n] for n in scores if values[n] is not None and not math.isnan(values[n])}
     data = "".join(f' data-{name}="{float(value):.6g}"' for name, value in known.items())
@@ -224,7 +232,7 @@ def _row(number: int, row: Mapping, jpeg: bytes, scores: Sequence[str]) -> str:
     return f"""<li class="row"{data}>
 <img src="{picture}" alt="{text(caption) or "empty caption"}" decoding="async">
 <div class="said">
-<p class="caption" dir="auto">{_marked(caption, references)}</p>
+<p class="caption" dir="auto">{_marked(caption, references, words_of)}</p>
 <dl class="scores">{shown}</dl>
 <p class="id">{number} · <bdi>{text(row["image_id"])}</bdi></p>
 </div>
@@ -238,15 +246,15 @@ def _row(number: int, row: Mapping, jpeg: bytes, scores: Sequence[str]) -> str:
 """
 
 
-def _marked(caption: str, references: Sequence[str]) -> str:
+def _marked(caption: str, references: Sequence[str], words_of: Callable[[str], list[str]]) -> str:
     """The caption as HTML; words that no reference has are in <u>, if there are references."""
     if not caption.strip():
         return '<span class="empty">(empty caption)</span>'
-    known = {token for reference in references for token in tokenize(reference)}
+    known = {token for reference in references for token in words_of(reference)}
     # Letter by letter, since a few letters grow in lower case and would move what follows.
     lower = "".join(c.lower() if len(c.lower()) == 1 else c for c in caption)
     parts, end = [], 0
-    for token in tokenize(caption) if references else ():
+    for token in words_of(caption) if references else ():
         start = lower.find(token, end)
         if start < 0:  # the tokenizer has rewritten it (quotes, brackets)
             continue

@@ -8,12 +8,20 @@ chosen data set (`datasets.NAME.SECTION.KEY`).
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from captioner import CaptionerError
+from captioner.sections import (
+    LARGEST_SIZE,
+    SECTIONS,
+    SMALLEST_SIZE,
+    SOURCES,
+    Params,
+    Section,
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -37,138 +45,6 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
 )
-
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-
-Backbone = Literal[
-    "cnn",
-    "mobilenet_v2",
-    "resnet50",
-    "inception_v3",
-    "efficientnet_v2_b0",
-    "vgg16",
-    "convnext_tiny",
-]
-# Below these sides a backbone's last feature map is empty (Keras refuses to build it).
-SMALLEST_SIZE = {"cnn": 32, "inception_v3": 75}
-
-
-class Section(BaseModel):
-    """Strict: no unknown keys, no silent conversion ("3" is no number, true is no count)."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class ScenesSource(Section):
-    source: Literal["scenes"]
-    train: Count
-    val: Count
-    test: Count
-    size: Annotated[int, Field(ge=32, le=512)]
-
-
-class FlickrSource(Section):
-    source: Literal["flickr8k"]
-
-
-SOURCES = {"scenes": ScenesSource, "flickr8k": FlickrSource}
-
-
-class Preprocess(Section):
-    size: Annotated[int, Field(ge=32, le=1024)]
-    fit: Literal["squash", "crop", "pad"]
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
-    max_pixels: Count
-    max_rejected: Share
-    allow_leaks: bool
-
-
-class Encoder(Section):
-    backbone: Backbone
-    labels: Count
-    epochs: Count
-    batch_size: Count
-    learning_rate: Rate
-
-
-class Features(Section):
-    batch_size: Count
-
-
-class Tokenize(Section):
-    min_count: Count
-    max_length: Annotated[int, Field(ge=1, le=100)]
-
-
-class Glove(Section):
-    source: Literal["file", "train"]
-    size: Literal[50, 100, 200, 300]
-    window: Count
-    epochs: Count
-
-
-class Train(Section):
-    attention: Literal["grid", "pooled"]
-    units: Annotated[int, Field(ge=1, le=4096)]
-    attention_units: Annotated[int, Field(ge=1, le=4096)]
-    dropout: Share
-    label_smoothing: Share
-    pictures_per_batch: Count
-    learning_rate: Rate
-    schedule: Literal["cosine", "plateau"]
-    clip_norm: Annotated[float, Field(gt=0)]
-    epochs: Count
-    patience: Count
-    ema: Share
-
-
-class Evaluate(Section):
-    beam_width: Annotated[int, Field(ge=1, le=100)]
-    length_penalty: Annotated[float, Field(ge=0, le=5)]
-    max_length: Annotated[int, Field(ge=1, le=100)]
-    batch_size: Count
-    gallery: Annotated[int, Field(ge=1, le=100)]
-    samples: Annotated[int, Field(ge=100, le=100000)]
-    java_metrics: Literal[False, True, "meteor", "spice"]
-
-    @property
-    def java_measures(self) -> tuple[str, ...]:
-        """The measures that `java_metrics` asks for."""
-        return {False: (), True: ("meteor", "spice")}.get(self.java_metrics, (self.java_metrics,))
-
-
-class Export(Section):
-    sprite_size: Annotated[int, Field(ge=8, le=256)]
-
-
-SECTIONS: dict[str, type[Section]] = {
-    "preprocess": Preprocess,
-    "encoder": Encoder,
-    "features": Features,
-    "tokenize": Tokenize,
-    "glove": Glove,
-    "train": Train,
-    "evaluate": Evaluate,
-    "export": Export,
-}
-
-
-class Params(Section):
-    """All params with `auto` resolved for the chosen data set."""
-
-    dataset: str
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
-    download: Annotated[ScenesSource | FlickrSource, Field(discriminator="source")]
-    preprocess: Preprocess
-    encoder: Encoder
-    features: Features
-    tokenize: Tokenize
-    glove: Glove
-    train: Train
-    evaluate: Evaluate
-    export: Export
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:
@@ -215,13 +91,33 @@ def _check(raw: dict[str, Any]) -> Params:
         params = Params.model_validate(_resolve(raw, dataset))
     except ValidationError as error:
         raise CaptionerError("; ".join(_explain(e, Params, "") for e in error.errors())) from None
-    smallest = SMALLEST_SIZE.get(params.encoder.backbone, 32)
-    if params.preprocess.size < smallest:
-        raise CaptionerError(
-            f"preprocess.size: {params.preprocess.size} is not allowed: encoder.backbone "
-            f"{params.encoder.backbone} needs at least {smallest}"
-        )
+    _check_together(params)
     return params
+
+
+def _check_together(params: Params) -> None:
+    """What each key allows alone, but not beside another's value."""
+    backbone, size = params.encoder.backbone, params.preprocess.size
+    smallest, largest = SMALLEST_SIZE.get(backbone, 32), LARGEST_SIZE.get(backbone, size)
+    if not smallest <= size <= largest:
+        limit = f"at least {smallest}" if size < smallest else f"at most {largest}"
+        raise CaptionerError(
+            f"preprocess.size: {size} is not allowed: encoder.backbone {backbone} needs {limit}"
+        )
+    source = params.download
+    if backbone == "course_cnn" and source.label is None:
+        remedy = "name a column in datasets.table.download.label"
+        if source.source != "table":
+            remedy = "use cnn, which learns the captions' words"
+        raise CaptionerError(
+            "encoder.backbone: course_cnn is not allowed: it learns class labels, and the data set "
+            f"{params.dataset} has none; {remedy}"
+        )
+    if source.source == "table" and source.val + source.test >= 1 and source.split_column is None:
+        raise CaptionerError(
+            f"datasets.{params.dataset}.download: val {source.val:g} and test {source.test:g} "
+            "leave no picture for training; their sum must be below 1"
+        )
 
 
 def _check_row(name: object, row: object) -> list[str]:
@@ -234,7 +130,10 @@ def _check_row(name: object, row: object) -> list[str]:
         where = f"{place}.{_name(section)}"
         if section == "download":
             source = values.get("source")
-            if isinstance(source, str) and source in SOURCES:
+            if source == "table" and name != "table":
+                # dvc.yaml can name the files of one row only as what a stage depends on.
+                problems.append(f"{where}.source: table is for the row `table` alone; change that")
+            elif isinstance(source, str) and source in SOURCES:
                 problems += _problems(SOURCES[source], values, where, partial=False)
             else:
                 problems.append(
@@ -299,6 +198,8 @@ def _allowed(owner: type[Section], key: str) -> str:
     if owner is Params and key in SECTIONS:
         return f"a section of keys: {', '.join(SECTIONS[key].model_fields)}"
     schema = owner.model_json_schema()["properties"][key]
+    if "anyOf" in schema:
+        return "a text, or null"
     if "enum" in schema:
         values = [str(v).lower() if isinstance(v, bool) else str(v) for v in schema["enum"]]
         return f"one of: {', '.join(values)}"
@@ -310,6 +211,7 @@ def _allowed(owner: type[Section], key: str) -> str:
     }
     limits = [f"{words} {schema[name]}" for name, words in bounds.items() if name in schema]
     nouns = {"integer": "a whole number", "number": "a number", "boolean": "true or false"}
+    nouns["string"] = "a text"
     return ", ".join([nouns[schema["type"]], *limits])
 
 

@@ -1,6 +1,8 @@
 """What a person looks at after an evaluation: tables, figures, galleries, attention, the page."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from captioner.evaluation import Evaluation
 from captioner.files import atomic_file
 from captioner.images import jpegs
 from captioner.metrics import java
+from captioner.words import spaced, words_of
 
 # The same on every machine: the page is compared byte by byte.
 NO_JAVA = (
@@ -53,6 +56,8 @@ def write_report(
         gallery.draw_gallery(folder / f"{GALLERIES[choice]}.png", exhibits, title)
         if look:
             exhibits = exhibits[: attention.STRIPS]
+            if evaluation.split_characters:  # a tile for each of the model's words
+                exhibits = [replace(one, caption=spaced(one.caption)) for one in exhibits]
             weights = look([exhibit.place for exhibit in exhibits])
             title = f"{dataset}: where the model looked, {choice} test pictures"
             attention.draw_strips(folder / f"attention_{choice}.png", exhibits, weights, title)
@@ -63,6 +68,7 @@ def write_report(
         f"{dataset}: {len(rows)} test pictures",
         page.measures(evaluation.table),
         "" if evaluation.table["measure"].isin(java.METRICS).any() else NO_JAVA,
+        partial(words_of, split_characters=evaluation.split_characters),
     )
 
 

@@ -1,9 +1,8 @@
 """The words that the captioner knows, and captions as rows of their numbers.
 
-Words are what the evaluation's PTB tokenizer makes of a caption, so that the model learns to write
-exactly the tokens that BLEU and CIDEr-D compare. The vocabulary comes from the training captions
-alone; rarer words become <unk>, as in Karpathy and Fei-Fei 2015 (section 4: words seen at least 5
-times).
+What a caption's words are is said in `captioner.words`; a vocabulary keeps whether Chinese and
+Japanese characters are words of their own. It comes from the training captions alone; rarer words
+become <unk>, as in Karpathy and Fei-Fei 2015 (section 4: words seen at least 5 times).
 """
 
 import json
@@ -17,11 +16,12 @@ import numpy as np
 
 from captioner import CaptionerError
 from captioner.files import write_json
-from captioner.metrics.tokenizer import tokenize
+from captioner.words import joined, words_of
 
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
 PAD, START, END, UNK = range(len(SPECIALS))
 MAX_WORDS = np.iinfo(np.uint16).max + 1  # captions are stored as uint16
+_KEYS = ("words", "counts", "split_characters")  # of a vocabulary file
 
 # Words that carry grammar rather than content: left out where frequent words are to mean things.
 _FUNCTION_WORDS = """
@@ -42,18 +42,23 @@ class Vocabulary:
         words: the four `SPECIALS`, then words by falling count, ties in alphabetical order.
         counts: as many; 0 for <pad>, the number of captions for <start> and <end>, the number of
             tokens that no word stands for under <unk>.
+        split_characters: whether Chinese and Japanese characters are words of their own.
     """
 
     words: tuple[str, ...]
     counts: tuple[int, ...]
+    split_characters: bool = False
 
     @classmethod
-    def build(cls, captions: Iterable[Sequence[str]], min_count: int) -> "Vocabulary":
+    def build(
+        cls, captions: Iterable[Sequence[str]], min_count: int, split_characters: bool = False
+    ) -> "Vocabulary":
         """The words that the captions hold at least `min_count` times.
 
         Args:
             captions: the words of each caption, of the training split only.
             min_count: rarer words become <unk>.
+            split_characters: whether Chinese and Japanese characters are words of their own.
 
         Raises:
             CaptionerError: no word is frequent enough, or more words than a uint16 can number.
@@ -79,6 +84,7 @@ class Vocabulary:
         return cls(
             (*SPECIALS, *(w for w, _ in kept)),
             (0, number_of_captions, number_of_captions, unknown, *(n for _, n in kept)),
+            split_characters,
         )
 
     def __len__(self) -> int:
@@ -89,19 +95,27 @@ class Vocabulary:
         """Word -> id, without the specials: the text "<end>" in a caption must not end anything."""
         return {word: i for i, word in enumerate(self.words) if i >= len(SPECIALS)}
 
+    def words_of(self, caption: str) -> list[str]:
+        """The words of a caption as people write it, known or not."""
+        return words_of(caption, self.split_characters)
+
     def encode(self, words: Sequence[str], max_length: int) -> list[int]:
         """<start>, the ids of the first `max_length` words, <end>; unknown words are <unk>."""
         return [START, *(self.ids.get(word, UNK) for word in words[:max_length]), END]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The words up to the first <end>, joined by blanks, without specials."""
+    def words_at(self, ids: Iterable[int]) -> list[str]:
+        """The words up to the first <end>, without specials."""
         words = []
         for i in ids:
             if i == END:
                 break
             if i >= len(SPECIALS):
                 words.append(self.words[i])
-        return " ".join(words)
+        return words
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The words up to the first <end>, without specials, as people write a caption."""
+        return joined(self.words_at(ids), self.split_characters)
 
     def content_words(self, number: int) -> list[str]:
         """The `number` most frequent words that mean things: no grammar, signs or -lrb-."""
@@ -109,19 +123,20 @@ class Vocabulary:
         return [w for w in words if w not in FUNCTION_WORDS and w[0].isalnum()][:number]
 
     def save(self, path: Path | str) -> None:
-        """Write `{"words": [...], "counts": [...]}` as JSON."""
-        write_json(path, {"words": self.words, "counts": self.counts})
+        """Write an object with the three attributes as JSON."""
+        write_json(path, {name: getattr(self, name) for name in _KEYS})
 
     @classmethod
     def load(cls, path: Path | str) -> "Vocabulary":
         """Read what `save` wrote.
 
         Raises:
-            CaptionerError: the file is missing, or is no vocabulary.
+            CaptionerError: the file is missing, or is no vocabulary, or an old one without the key
+                `split_characters`.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            words, counts = _checked(content)
+            return _checked(content)
         except FileNotFoundError:
             raise CaptionerError(f"{path}: no such file; dvc repro tokenize writes it") from None
         except (ValueError, RecursionError) as error:
@@ -129,7 +144,6 @@ class Vocabulary:
             raise CaptionerError(
                 f"{path}: not a vocabulary ({reason}); dvc repro --force tokenize writes it anew"
             ) from None
-        return cls(tuple(words), tuple(counts))
 
 
 def _is_word(word: str) -> bool:
@@ -137,11 +151,13 @@ def _is_word(word: str) -> bool:
     return bool(word) and word.isprintable() and " " not in word and word not in SPECIALS
 
 
-def _checked(content: object) -> tuple[list[str], list[int]]:
-    """The words and counts of a vocabulary file; ValueError says what is wrong with it."""
-    if not isinstance(content, dict) or set(content) != {"words", "counts"}:
-        raise ValueError('an object with the keys "words" and "counts" is expected')
-    words, counts = content["words"], content["counts"]
+def _checked(content: object) -> Vocabulary:
+    """The vocabulary in a file's content; ValueError says what is wrong with it."""
+    if not isinstance(content, dict) or set(content) != set(_KEYS):
+        raise ValueError(f"an object with the keys {', '.join(_KEYS)} is expected")
+    words, counts, split_characters = (content[key] for key in _KEYS)
+    if not isinstance(split_characters, bool):
+        raise ValueError(f"split_characters is {split_characters!r:.40}, expected true or false")
     if not isinstance(words, list) or not isinstance(counts, list) or len(words) != len(counts):
         raise ValueError("words and counts must be lists of one length")
     if not len(SPECIALS) < len(words) <= MAX_WORDS:
@@ -157,7 +173,7 @@ def _checked(content: object) -> tuple[list[str], list[int]]:
     for word, count in zip(words, counts, strict=True):
         if type(count) is not int or count < 0:  # True is an int, too
             raise ValueError(f"the count of {word!r} is {count!r:.40}")
-    return words, counts
+    return Vocabulary(tuple(words), tuple(counts), split_characters)
 
 
 def encode_tokens(
@@ -173,7 +189,8 @@ def encode_tokens(
 
 def encode_captions(captions: Sequence[str], vocabulary: Vocabulary, max_length: int) -> np.ndarray:
     """Encode captions as people wrote them: (captions, max_length + 2) uint16."""
-    return encode_tokens([tokenize(caption) for caption in captions], vocabulary, max_length)
+    words = [vocabulary.words_of(caption) for caption in captions]
+    return encode_tokens(words, vocabulary, max_length)
 
 
 def token_statistics(

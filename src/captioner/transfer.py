@@ -2,12 +2,15 @@
 
 A piece on the disk is continued with a Range request (RFC 9110, section 14) that names the version
 it belongs to (If-Range, section 13.1.5); a server that cannot resume, or has another version by
-now, sends the whole file and the piece is begun again. Whether the bytes are the right ones is for
-`fetch` to say.
+now, sends the whole file and the piece is begun again. What a server announces is a bound: a file
+for which the disk has no room is refused before its first byte, and what goes on beyond its
+announced end is cut off. Whether the bytes are the right ones is for `fetch` to say.
 """
 
 import http.client
 import os
+import re
+import shutil
 import time
 import urllib.error
 import urllib.request
@@ -21,9 +24,10 @@ from tqdm import tqdm
 from captioner import CaptionerError, __version__
 
 TIMEOUT = 30.0  # seconds without a byte before a connection counts as broken
-ATTEMPTS = 4  # in a row that bring no new byte
+ATTEMPTS = 6  # in a row that bring no new byte; with the pauses, a network may be gone for a minute
 RETRY_SECONDS = 1.0  # pause after a broken connection; doubles with each that brought nothing
 MAX_REDIRECTS = 5
+MAX_UNANNOUNCED = 16 * 2**30  # bytes of an answer that does not say how long it is
 CHUNK = 2**18  # bytes
 
 WEB_PAGE = "a web page instead of the file (log-in or confirmation page?)"
@@ -42,7 +46,7 @@ def transfer(url: str, name: str, partial: Path) -> None:
 
     Raises:
         Unreachable: the url gives something else or nothing, also when asked again.
-        CaptionerError: `partial` cannot be written (disk full, no permission).
+        CaptionerError: `partial` cannot be written (no permission), or is too large for the disk.
     """
     failures = 0
     while True:
@@ -61,6 +65,25 @@ def version_file(partial: Path) -> Path:
     return partial.with_suffix(".version")
 
 
+def check_room(name: str, size: int, folder: Path) -> None:
+    """Refuse to write `size` more bytes into `folder` than its disk has free."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise CaptionerError(
+            f"{name}: needs {size:,} bytes more in {folder}, where {free:,} are free; make room on "
+            "that disk and run again"
+        )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failing disk into an error for people; it must not look like a failing network."""
+    try:
+        yield
+    except OSError as error:
+        raise CaptionerError(f"{path}: cannot write: {error.strerror or error}") from None
+
+
 def _request(url: str, name: str, partial: Path) -> None:
     """One request: append the rest to `partial`, or all of it where the server cannot resume."""
     start = _length(partial)
@@ -71,22 +94,31 @@ def _request(url: str, name: str, partial: Path) -> None:
         if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{start}":
             return  # complete already: an earlier run ended just before the rename
         if error.code == 416:  # the piece is no beginning of what the server has now
-            partial.unlink()
+            partial.unlink(missing_ok=True)
             raise _Broken("the server cannot resume") from None
         kind = _Broken if error.code >= 500 or error.code == 429 else Unreachable
         raise kind(" ".join(f"HTTP {error.code} {error.reason}".split())) from None
     except urllib.error.URLError as error:  # no connection at all: no name, no route, refused
-        raise Unreachable(str(error.reason)) from None
+        # with a piece in hand the address is right, and it is the network that is gone for now
+        raise (_Broken if start else Unreachable)(str(error.reason)) from None
+    except ValueError as error:  # a redirect to what is no address
+        raise Unreachable(f"bad address: {error}") from None
     except (OSError, http.client.HTTPException) as error:  # connected, then cut off or silent
         raise _Broken(str(error) or type(error).__name__) from None
     with response:
         if response.headers.get_content_type() == "text/html" and not name.endswith(".html"):
             raise Unreachable(WEB_PAGE)
         start, total = _extent(response, start, partial)
+        check_room(name, (total or 0) - _length(partial), partial.parent)
         _note_version(response, partial)
         length = _save(response, name, partial, start, total)
     if total is not None and length < total:
         raise _Broken(f"connection broken after {length} of {total} bytes")
+    if length > (MAX_UNANNOUNCED if total is None else total):
+        partial.unlink()
+        raise Unreachable(
+            f"no end after {length} bytes" if total is None else f"more than {total} bytes came"
+        )
 
 
 def _open(url: str, start: int, version: Path) -> http.client.HTTPResponse:
@@ -103,22 +135,27 @@ def _extent(
     response: http.client.HTTPResponse, start: int, partial: Path
 ) -> tuple[int, int | None]:
     """(first byte, length of the whole file if known) of what the response holds."""
-    if response.status == 206:
-        extent = response.headers.get("Content-Range", "")  # bytes FIRST-LAST/TOTAL
-        span, _, total = extent.removeprefix("bytes ").partition("/")
-        if span.partition("-")[0] != str(start):
-            partial.unlink()
-            raise _Broken("the server resumes at a wrong place")
-        return start, int(total) if total.isdigit() else None
-    length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdigit() else None
+    if response.status != 206:
+        return 0, _number(response.headers.get("Content-Length"))
+    extent = response.headers.get("Content-Range", "")  # bytes FIRST-LAST/TOTAL
+    span, _, total = extent.removeprefix("bytes ").partition("/")
+    first, _, last = span.partition("-")
+    if _number(first) != start or _number(last) is None:
+        partial.unlink(missing_ok=True)
+        raise _Broken("the server resumes at a wrong place")
+    # the rest was asked for: where the server does not know the length (*), LAST is its end
+    return start, _number(last) + 1 if _number(total) is None else _number(total)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def _note_version(response: http.client.HTTPResponse, partial: Path) -> None:
     version = response.headers.get("ETag", "")
     if not version.startswith('"'):  # a weak ETag (W/"...") does not promise equal bytes
         version = response.headers.get("Last-Modified", "")
-    with _writing(version_file(partial)):
+    with writing(version_file(partial)):
         if version:
             version_file(partial).write_text(version, encoding="latin-1")
         else:
@@ -128,7 +165,11 @@ def _note_version(response: http.client.HTTPResponse, partial: Path) -> None:
 def _save(
     response: http.client.HTTPResponse, name: str, partial: Path, start: int, total: int | None
 ) -> int:
-    """Write the response into `partial` from the byte `start` on; return the file's length then."""
+    """Write the response into `partial` from the byte `start` on; return the file's length then.
+
+    That is one chunk too long at most where more comes than `total` bytes.
+    """
+    limit = MAX_UNANNOUNCED if total is None else total
     bar = tqdm(
         desc=name,
         total=total,
@@ -138,14 +179,16 @@ def _save(
         unit_divisor=1024,
         disable=None,  # no bar where stderr is no terminal
     )
-    with bar, _writing(partial), partial.open("ab") as file:
+    with bar, writing(partial), partial.open("ab") as file:
         file.truncate(start)
-        while chunk := _read(response):
+        length = start
+        while length <= limit and (chunk := _read(response)):
             file.write(chunk)
+            length += len(chunk)
             bar.update(len(chunk))
         file.flush()
         os.fsync(file.fileno())
-        return file.tell()
+    return length
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
@@ -153,15 +196,6 @@ def _read(response: http.client.HTTPResponse) -> bytes:
         return response.read(CHUNK)
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(str(error) or type(error).__name__) from None
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn a failing disk into an error for people; it must not look like a failing network."""
-    try:
-        yield
-    except OSError as error:
-        raise CaptionerError(f"{path}: cannot write: {error.strerror or error}") from None
 
 
 def _length(path: Path) -> int:

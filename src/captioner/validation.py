@@ -10,7 +10,6 @@ from captioner.decoding import Decoder
 from captioner.examples import Examples
 from captioner.metrics.cider import CiderD
 from captioner.metrics.ngrams import ReferenceNGrams
-from captioner.metrics.tokenizer import tokenize
 from captioner.model import CaptionModel
 from captioner.text import Vocabulary
 
@@ -29,7 +28,7 @@ def validator(
         examples: the validation split.
         references: its captions, in the order of `examples.rows`.
     """
-    tokens = [[tokenize(caption) for caption in picture] for picture in references]
+    tokens = [[vocabulary.words_of(caption) for caption in picture] for picture in references]
     scorer = CiderD(ReferenceNGrams(tokens))
     longest = examples.tokens.shape[-1] - 2
     decode = Decoder(model, beam_width=1, max_length=longest, length_penalty=0.0, batch_size=64)
@@ -38,7 +37,7 @@ def validator(
         # The rows of a split lie together: a slice of the memory map, no copy.
         first, last = examples.rows[0], examples.rows[-1] + 1
         words, _ = decode(examples.features[first:last])
-        captions = [vocabulary.decode(row).split() for row in words]
+        captions = [vocabulary.words_at(row) for row in words]
         return {"val_cider_d": float(scorer.score(captions).mean())}
 
     return score

@@ -1,4 +1,5 @@
-"""Captions as others store them: COCO JSON, plain JSON, JSON lines, CSV, Parquet, Flickr's tokens.
+"""Captions as others store them: COCO's and Karpathy's JSON, plain JSON, JSON lines, CSV, Parquet,
+Flickr's tokens.
 
 A picture is known by its id as text: 391895 and "391895" are one picture, and so is 391895.0, which
 pandas makes of a whole number beside a gap. Ids and captions are otherwise taken to the letter. The
@@ -6,6 +7,8 @@ order is the file's. What is stored:
 
 - COCO annotations, `{"images": [...], "annotations": [{"image_id": ..., "caption": ...}]}`; images
   without an annotation are no pictures here;
+- Karpathy's data sets, `{"images": [{"filename": ..., "sentences": [{"raw": ...}]}]}`: the id is
+  the filename, which is unique without its `filepath`;
 - COCO results, `[{"image_id": ..., "caption": ...}]`, or `"captions": [...]` in their place; the
   same objects as JSON lines;
 - plain JSON, `{id: caption}` or `{id: [caption, ...]}`;
@@ -13,17 +16,18 @@ order is the file's. What is stored:
   `REFERENCE_NAMES` or `HYPOTHESIS_NAMES`, the earliest name that is there; Parquet may hold lists;
 - Flickr8k's tokens, lines of `name.jpg#0<TAB>caption`.
 
-References of one picture may stand in several rows, anywhere. Sources: cocodataset.org, "Data
+References of one picture may stand in several rows, anywhere. `read_rows` reads most of these
+formats with all that stands beside the captions. Sources: cocodataset.org, "Data
 format" and "Results format"; RFC 4180 (CSV); jsonlines.org.
 """
 
 import math
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from captioner import CaptionerError
+from captioner.caption_files.content import decoded, named, read_bytes
 from captioner.caption_files.json_files import json_records
 from captioner.caption_files.records import (
     HYPOTHESIS_NAMES,
@@ -33,14 +37,18 @@ from captioner.caption_files.records import (
     kind,
     lines,
 )
+from captioner.caption_files.rows import Columns, Row, read_rows
 from captioner.caption_files.tables import parquet_records, table_records
 
 __all__ = [
     "HYPOTHESIS_NAMES",
     "PICTURE_NAMES",
     "REFERENCE_NAMES",
+    "Columns",
+    "Row",
     "read_hypotheses",
     "read_references",
+    "read_rows",
 ]
 
 _TOKEN_LINE = re.compile(r"(?P<name>[^\t\n]+)#\d+\t(?P<caption>.*)")
@@ -54,7 +62,7 @@ def read_references(path: Path | str) -> dict[str, list[str]]:
             or an empty one, an id is missing, a caption is no text.
     """
     references: dict[str, list[str]] = {}
-    with _named(path):
+    with named(path):
         for where, raw_id, value in _records(Path(path), REFERENCE_NAMES):
             image_id = _image_id(where, raw_id)
             place = f"{where} (picture {image_id:.80})"
@@ -77,7 +85,7 @@ def read_hypotheses(path: Path | str) -> dict[str, str]:
     """
     hypotheses: dict[str, str] = {}
     places: dict[str, str] = {}
-    with _named(path):
+    with named(path):
         for where, raw_id, value in _records(Path(path), HYPOTHESIS_NAMES):
             image_id = _image_id(where, raw_id)
             place = f"{where} (picture {image_id:.80})"
@@ -95,15 +103,6 @@ def read_hypotheses(path: Path | str) -> dict[str, str]:
             hypotheses[image_id] = captions[0]
         _not_empty(hypotheses)
     return hypotheses
-
-
-@contextmanager
-def _named(path: Path | str) -> Iterator[None]:
-    """Put the file's name before what is wrong in it."""
-    try:
-        yield
-    except CaptionerError as problem:
-        raise CaptionerError(f"{path}: {problem}") from None
 
 
 def _not_empty(found: Collection[str]) -> None:
@@ -141,18 +140,11 @@ def _captions(place: str, value: object) -> list[str]:
 
 def _records(path: Path, names: Sequence[str]) -> Iterator[Record]:
     """All records of a file in its order, the format told by its content and its suffix."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise CaptionerError("no such file") from None
-    except IsADirectoryError:
-        raise CaptionerError("is a folder; name the file of captions in it") from None
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        raise CaptionerError(f"cannot be read ({getattr(error, 'strerror', error)})") from None
+    data = read_bytes(path)
     suffix = path.suffix.lower()
     if data.startswith(b"PAR1") or (data and suffix in {".parquet", ".pq"}):
         return parquet_records(data, names)
-    text = _decoded(data)
+    text = decoded(data)
     start = re.search(r"\S", text)
     if start is None:
         _not_empty(())
@@ -163,16 +155,6 @@ def _records(path: Path, names: Sequence[str]) -> Iterator[Record]:
     if start[0] in "[{" and suffix not in {".csv", ".tsv"}:
         return json_records(text, names)
     return table_records(text, names)
-
-
-def _decoded(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise CaptionerError(
-            f"line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); save the file as UTF-8"
-        ) from None
 
 
 def _token_records(text: str) -> Iterator[Record]:

@@ -1,6 +1,7 @@
 """What every format of caption files is read into, and how its faults are named."""
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 PICTURE_NAMES = ("image_id", "image", "file_name", "filename", "picture", "id")
 REFERENCE_NAMES = ("references", "captions", "caption", "text", "title", "sentence")
@@ -8,6 +9,16 @@ HYPOTHESIS_NAMES = ("caption", "captions", "text", "title", "sentence")
 
 # Where it stands in the file as a person counts, the id as it stands there, the caption or captions
 Record = tuple[str, object, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number as it is written in a file: 1.50 and 2017.0 are not 1.5 and 2017."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def lines(text: str) -> Iterator[tuple[str, str]]:
@@ -26,7 +37,7 @@ def kind(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float, Number)):
         return f"the number {value!s:.30}" if value == value else "NaN"
     return {dict: "an object", list: "a list", bytes: "bytes"}.get(
         type(value), f"a {type(value).__name__}"

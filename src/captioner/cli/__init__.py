@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from captioner import CaptionerError, __version__
-from captioner.cli import caption, compare, score
+from captioner.cli import caption, check_data, compare, score
 from captioner.cli.terminal import complain
 
-COMMANDS = (caption, score, compare)  # in the order of the help
+COMMANDS = (caption, score, compare, check_data)  # in the order of the help
 
 EXAMPLES = """\
 examples:

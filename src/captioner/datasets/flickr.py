@@ -14,15 +14,9 @@ from pathlib import Path
 from captioner import CaptionerError
 from captioner.archives import Archive
 from captioner.datasets import Picture, Rejected
-from captioner.fetch import RemoteFile
+from captioner.datasets.published import FLICKR8K_PICTURES, FLICKR8K_TEXTS
 
 log = logging.getLogger(__name__)
-
-_RELEASE = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/"
-# No SHA-256 is published for either; the CRC-32 that a zip keeps of each member is verified.
-PICTURES = RemoteFile("Flickr8k_Dataset.zip", (_RELEASE + "Flickr8k_Dataset.zip",))
-TEXTS = RemoteFile("Flickr8k_text.zip", (_RELEASE + "Flickr8k_text.zip",))
-FILES = (PICTURES, TEXTS)
 
 TOKENS = "Flickr8k.token.txt"
 SPLIT_FILES = {
@@ -43,22 +37,23 @@ def read(raw: Path | str) -> Iterator[Picture | Rejected]:
     outside the splits are left out and counted in the log: that is no fault of the data.
 
     Args:
-        raw: folder with the two archives of `FILES`.
+        raw: folder with the two archives, under their published names.
 
     Raises:
         CaptionerError: an archive is missing, damaged or refused, or lacks one of the lists.
     """
     raw = Path(raw)
-    with Archive(raw / PICTURES.name) as pictures, Archive(raw / TEXTS.name) as texts:
+    pictures_path, texts_path = raw / FLICKR8K_PICTURES.name, raw / FLICKR8K_TEXTS.name
+    with Archive(pictures_path) as pictures, Archive(texts_path) as texts:
         members: dict[str, str] = {}
         for member in pictures.names:
             members.setdefault(member.rsplit("/", 1)[-1], member)
         splits = {
-            split: [line.strip() for line in _lines(texts, file_name) if line.strip()]
+            split: [line.strip() for line in _lines(_member(texts, file_name)) if line.strip()]
             for split, file_name in SPLIT_FILES.items()
         }
         captions: dict[str, dict[int, str]] = {}
-        for parsed in _captions(texts):
+        for parsed in token_captions(_member(texts, TOKENS), TOKENS):
             if isinstance(parsed, Rejected):
                 yield parsed
                 continue
@@ -96,23 +91,27 @@ def _picture(
     return Picture(name, split, data, tuple(text for _, text in sorted(captions[name].items())))
 
 
-def _captions(texts: Archive) -> Iterator[tuple[str, int, str] | Rejected]:
-    """(name, number, caption) of each line, in the file's order."""
-    for number, line in enumerate(_lines(texts, TOKENS), start=1):
+def token_captions(data: bytes, file_name: str) -> Iterator[tuple[str, int, str] | Rejected]:
+    """(name, number, caption) of each line of a token file, in order; `Rejected` if malformed."""
+    for number, line in enumerate(_lines(data), start=1):
         match = _TOKEN_LINE.fullmatch(line)
         if match and "\ufffd" not in line:
             yield match["name"], int(match["number"]), match["caption"]
         elif line:
             yield Rejected(
-                f"{TOKENS}:{number}", "caption malformed", f"line {number}: {line[:100]}"
+                f"{file_name}:{number}", "caption malformed", f"line {number}: {line[:100]}"
             )
 
 
-def _lines(texts: Archive, base_name: str) -> list[str]:
-    """The lines of a text member; bytes that are no UTF-8 become U+FFFD."""
+def _lines(data: bytes) -> list[str]:
+    """The lines of a text; bytes that are no UTF-8 become U+FFFD."""
+    text = data.decode("utf-8-sig", "replace")
+    # not splitlines: it also splits at characters that may stand inside a caption (U+2028, U+0085)
+    return [line.rstrip("\r") for line in text.split("\n")]
+
+
+def _member(texts: Archive, base_name: str) -> bytes:
     member = texts.find(base_name)
     if member is None:
         raise CaptionerError(f"{texts.path}: has no {base_name}; is it the published archive?")
-    text = texts.read(member).decode("utf-8-sig", "replace")
-    # not splitlines: it also splits at characters that may stand inside a caption (U+2028, U+0085)
-    return [line.rstrip("\r") for line in text.split("\n")]
+    return texts.read(member)
