@@ -161,10 +161,9 @@ def test_word_vectors_from_the_mirror(here, capsys, monkeypatch, tmp_path):
         zipped.writestr("glove.6B.50d.txt", "\n".join(lines))
     monkeypatch.setenv("CAPTIONER_MIRROR", str(tmp_path / "mirror"))
     assert main(["check-data"]) == 0
-    assert (
-        "glove.6B.zip has 93.3% of the words, which are 80.0% of the training text; without one: and (32)"
-        in capsys.readouterr().out
-    )
+    out = capsys.readouterr().out
+    assert "glove.6B.zip has 93.3% of the words, which are 80.0% of the training text;" in out
+    assert "; without one: and (32)\n" in out
 
 
 def test_hostile_texts_command_no_terminal_and_forge_no_line(here, capsys):

@@ -249,7 +249,8 @@ SECTION_NAMES = ", ".join(SECTIONS)
         (
             (*ROW, "tokenize", "mincount"),
             3,
-            "datasets.scenes.tokenize.mincount: unknown key; one of: min_count, max_length, split_characters",
+            "datasets.scenes.tokenize.mincount: unknown key; one of: min_count, max_length, "
+            "split_characters",
         ),
         (
             (*ROW, "tokenize"),

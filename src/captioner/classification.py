@@ -50,7 +50,7 @@ def class_labels(
 
 def _value(text: str | None, key: str) -> str | None:
     """A fact as text; None where there is none, or one that is no single value."""
-    value = (json.loads(text) if text else {}).get(key)
+    value = (json.loads(text) if isinstance(text, str) else {}).get(key)  # pandas: NaN for None
     if value is None or isinstance(value, dict | list):
         return None
     return str(value).strip() or None

@@ -67,7 +67,7 @@ def write_vectors(folder: Path, name: str, columns: dict[str, Sequence], vectors
 
 
 def fact_columns(facts: Iterable[str | None], taken: Sequence[str]) -> dict[str, pa.Array]:
-    """What is known of the pictures, a column for each fact: the classes and columns they came with.
+    """What is known of the pictures, a column for each fact: classes, columns of a table.
 
     Facts with parts of their own (what a drawn scene holds) are left out.
 
@@ -79,7 +79,8 @@ def fact_columns(facts: Iterable[str | None], taken: Sequence[str]) -> dict[str,
         name -> (pictures,) texts, in the order in which the names first appear; null where a
         picture has no such fact.
     """
-    known = [json.loads(text) if text else {} for text in facts]
+    # pandas makes NaN of None where no picture has facts.
+    known = [json.loads(text) if isinstance(text, str) else {} for text in facts]
     names = {name: None for row in known for name in row}
     columns = {}
     for name in names:

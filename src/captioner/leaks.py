@@ -70,7 +70,9 @@ def find_leaks(
     for earlier, later in combinations(SPLITS, 2):
         part, others = parts[later], parts[earlier]
         twins = others.drop_duplicates("sha256").set_index("sha256")["image_id"]
-        positions = _nearest(part["perceptual_hash"].tolist(), others["perceptual_hash"].tolist())
+        positions = nearest_lookalikes(
+            part["perceptual_hash"].tolist(), others["perceptual_hash"].tolist()
+        )
         for image_id, sha256, position in zip(
             part["image_id"], part["sha256"], positions, strict=True
         ):
@@ -101,7 +103,7 @@ def _texts(captions: pa.Table, split: str) -> list[str]:
     return frame.loc[frame["split"] == split, "caption"].tolist()
 
 
-def _nearest(hashes: Sequence[str], others: Sequence[str]) -> np.ndarray:
+def nearest_lookalikes(hashes: Sequence[str], others: Sequence[str]) -> np.ndarray:
     """(n,) int: for each of n hashes the position of the nearest that looks the same, else -1."""
     patterns, colours = _unpack(hashes)
     other_patterns, other_colours = _unpack(others)

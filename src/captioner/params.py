@@ -47,14 +47,19 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load_params(path: Path | str = "params.yaml") -> Params:
+def load_params(path: Path | str = "params.yaml", dataset: str | None = None) -> Params:
     """Read, resolve and check a params file, the rows of all data sets included.
+
+    Args:
+        path: of the file.
+        dataset: another row of the table than the file chooses.
 
     Raises:
         CaptionerError: one line that names file, key, value and what is allowed.
     """
     try:
-        return _check(_read(Path(path)))
+        raw = _read(Path(path))
+        return _check(raw if dataset is None else raw | {"dataset": dataset})
     except CaptionerError as error:
         raise CaptionerError(f"{path}: {error}") from None
 

@@ -23,11 +23,12 @@ examples:
   captioner score --references refs.json --hypotheses captions.json
                                                 BLEU, ROUGE-L and CIDEr-D of anybody's captions
   captioner compare HEAD~1 HEAD                 is a commit's model better, how surely, and where
+  captioner check-data --dataset table          look your own pictures over before training
 
 `captioner COMMAND --help` says what a command takes, with examples.
 
 exit codes: 0 all done; 1 done in part, what was left out is named on stderr; 2 nothing was done:
-a wrong argument or a file that cannot be used (named on stderr)
+a wrong argument or a file that cannot be used (named on stderr); check-data: 1 warnings, 2 errors
 """
 
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="captioner",
-        description="Caption pictures with what `dvc repro` trained; score and compare captions.",
+        description="Caption pictures with what `dvc repro` trained; score captions; check data.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

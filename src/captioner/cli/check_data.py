@@ -69,7 +69,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Look at the data set that `options` names; returns the exit code."""
-    params = _load(options.params, options.dataset)
+    from captioner.params import load_params
+
+    params = load_params(options.params, options.dataset)
     folder = options.report.resolve()
     _check_there(params)
 
@@ -102,17 +104,6 @@ def run(options: argparse.Namespace) -> int:
             print(printable(line))
         print(f"\nall of it: {printable(str(options.report))}", flush=True)
     return 2 if report["errors"] else 1 if report["warnings"] else 0
-
-
-def _load(path: Path, dataset: str | None) -> "Params":
-    from captioner.params import _check, _read, load_params
-
-    if dataset is None:
-        return load_params(path)
-    try:
-        return _check(_read(path) | {"dataset": dataset})
-    except CaptionerError as error:
-        raise CaptionerError(f"{path}: {error}") from None
 
 
 def _check_there(params: "Params") -> None:

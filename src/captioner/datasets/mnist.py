@@ -37,7 +37,7 @@ TEMPLATES = (
     "{a} {digit} in white strokes",
     "someone has written {a} {digit}",
     "the handwritten number {digit}",
-    "a white handwritten digit, {a} {digit}",
+    "a white handwritten {digit}",
     "it says {digit} in white on black",
 )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from captioner.datasets import SPLITS, Picture, Rejected
-from captioner.leaks import LOOKS_SAME, SAME_BYTES, Leak, _nearest
+from captioner.leaks import LOOKS_SAME, SAME_BYTES, Leak, nearest_lookalikes
 from captioner.raster import Fit
 
 # How a file of each of `captioner.raster.FORMATS` begins.
@@ -147,7 +147,7 @@ def _earlier(hashes: Sequence[str]) -> np.ndarray:
         middle = (start + stop) // 2
         compare(start, middle)
         compare(middle, stop)
-        nearest = _nearest(hashes[middle:stop], hashes[start:middle])
+        nearest = nearest_lookalikes(hashes[middle:stop], hashes[start:middle])
         rows = np.flatnonzero(nearest >= 0)
         found[middle + rows] = start + nearest[rows]
 
