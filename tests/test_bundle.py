@@ -207,8 +207,8 @@ GOOD = {
 @pytest.mark.parametrize(
     ("section", "key", "value", "reason"),
     [
-        ("preparation", "size", "32", "size: '32', expected a number from 32 to 1024"),
-        ("preparation", "size", 10**9, "size: 1000000000, expected a number from 32 to 1024"),
+        ("preparation", "size", "32", "size: '32', expected a number from 28 to 1024"),
+        ("preparation", "size", 10**9, "size: 1000000000, expected a number from 28 to 1024"),
         ("preparation", "size", True, "size: True, expected"),
         ("preparation", "size", 64, "its parts do not fit together"),
         ("preparation", "fit", "../../etc/passwd", "fit: '../../etc/passwd', expected squash or"),

@@ -46,9 +46,11 @@ TINY = {
         "size": 32,
     },
     "datasets.scenes.preprocess": {"size": 32},
+    "datasets.table.preprocess": {"size": 32},
+    "datasets.table.encoder.backbone": "cnn",
     "encoder.epochs": 1,
     "glove.epochs": 2,
-    "tokenize.max_length": 10,
+    "tokenize.max_length": 18,
     "train.units": 16,
     "train.attention_units": 16,
     "train.pictures_per_batch": 8,
@@ -491,7 +493,7 @@ def tiny_karpathy(folder: Path) -> None:
 
 
 DATASET_PAGES = {
-    "scenes": {"dvc repro": "up to date"},
+    "scenes": {"dvc repro": "scenes, test pictures"},
     "mnist": {"dvc exp run": "mnist, test pictures"},
     "flickr8k": {"dvc exp run": "flickr8k, test pictures"},
     "flickr30k": {"dvc exp run": "flickr30k, test pictures"},
