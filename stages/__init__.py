@@ -54,7 +54,7 @@ def check_room(params: "Params") -> None:
     else:
         pictures = PICTURES[source.source]
     archives = archive_bytes(wanted_files(source, params.glove.source == "file"))
-    needed = estimate(pictures, archives, params.preprocess.size, params.encoder.backbone)
+    needed = estimate(pictures, archives, params.preprocess.side, params.encoder.backbone)
     # DVC_ROOT: an experiment in a temporary folder uses the cache of the checkout.
     check_disk(params.dataset, needed, cache=Path(os.environ.get("DVC_ROOT", "."), ".dvc/cache"))
 

@@ -23,7 +23,7 @@ def main() -> None:
     if source.source == "scenes":
         counts = {"train": source.train, "val": source.val, "test": source.test}
         paths.append(RAW / "scenes.zip")
-        scenes.draw_archive(paths[-1], counts, source.size, params.seed)
+        scenes.draw_archive(paths[-1], counts, source.side, params.seed)
     paths += fetch_all(wanted_files(source, params.glove.source == "file"), RAW)
     sizes = [path.stat().st_size for path in paths]
     write_json("reports/download/metrics.json", {"files": len(sizes), "bytes": sum(sizes)})

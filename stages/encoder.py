@@ -38,7 +38,7 @@ def main() -> None:
     encoder, head, names, history = learn(params, index, rows)
 
     with atomic_folder("models/encoder") as folder:
-        save_encoder(encoder, backbone, params.preprocess.size, folder)
+        save_encoder(encoder, backbone, params.preprocess.side, folder)
     with atomic_file(REPORTS / "history.csv") as path:
         history.to_csv(path, index=False)
     metrics = {} if history.empty else history.drop(columns="epoch").iloc[-1].to_dict()
@@ -58,7 +58,7 @@ def main() -> None:
 def learn_classes(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tuple:
     """The course's CNN, trained on the pictures' labels: encoder, head, classes, history."""
     labels, names = class_labels(index["image_id"], index["facts"], params.download.label)
-    encoder = build_encoder("course_cnn", params.preprocess.size, classes=len(names))
+    encoder = build_encoder("course_cnn", params.preprocess.side, classes=len(names))
     head, pictures = course_cnn.build_head(encoder), reader(index.index)
     test = rows["test"]
     # As in the course: all that is not for the test, since nothing is chosen by the rest.
@@ -83,7 +83,7 @@ def learn_classes(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> t
 def learn_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tuple:
     """The small CNN, trained on the captions' words: encoder, head, words, history."""
     labels, names = labels_of_words(params, index)
-    encoder = build_encoder("cnn", params.preprocess.size)
+    encoder = build_encoder("cnn", params.preprocess.side)
     head = cnn.build_head(encoder, len(names), params.seed)
     train, val = ((rows[split], labels[rows[split]]) for split in ("train", "val"))
     options = params.encoder.model_dump(include=TRAINING) | {"seed": params.seed}
@@ -94,7 +94,7 @@ def learn_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tup
 def probe_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tuple:
     """ImageNet weights, and a probe of the captions' words: encoder, head, words, no history."""
     backbone = params.encoder.backbone
-    encoder = build_encoder(backbone, params.preprocess.size, find_weights(backbone))
+    encoder = build_encoder(backbone, params.preprocess.side, find_weights(backbone))
     labels, names = labels_of_words(params, index)
     probed = spread(rows["train"], PROBED)
     head = word_probe(encoder, reader(probed)(probed), labels[probed])

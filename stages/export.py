@@ -18,7 +18,7 @@ from captioner.model import load_captioner
 from captioner.raster import decode
 from captioner.text import Vocabulary
 
-PREPARATION = set(bundle.Preparation.__annotations__)
+PREPARATION = {"fit", "jpeg_quality", "max_pixels"}
 DECODING = set(bundle.Decoding.__annotations__)
 
 
@@ -46,6 +46,7 @@ def main() -> None:
     known = pd.DataFrame({name: column.to_pandas() for name, column in facts.items()})
     metadata = index.assign(caption=first).join(known).loc[shown]
 
+    preparation = params.preprocess.model_dump(include=PREPARATION)
     with atomic_folder("data/embeddings") as folder:
         embeddings.write_vectors(folder, "pictures", dict(index) | facts, of_pictures)
         columns = dict(captions[["image_id", "caption"]])
@@ -64,7 +65,7 @@ def main() -> None:
         model,
         vocabulary,
         params.train.attention,
-        bundle.Preparation(**params.preprocess.model_dump(include=PREPARATION)),
+        bundle.Preparation(size=params.preprocess.side, **preparation),
         bundle.Decoding(**params.evaluate.model_dump(include=DECODING)),
     )
     sizes = {"pictures": len(index), "captions": len(captions), "words": len(vocabulary)}

@@ -26,7 +26,7 @@ def main() -> None:
     captions, rejected, counts = write_shards(
         tqdm(pictures, desc="preprocess", unit=" pictures", disable=None),
         IMAGES,
-        size=options.size,
+        size=options.side,
         fit=options.fit,
         jpeg_quality=options.jpeg_quality,
         max_pixels=options.max_pixels,

@@ -35,14 +35,19 @@ def main() -> None:
 
     glove, vectors = params.glove, {}
     if glove.source == "file":
-        vectors = read_glove("data/raw/glove.6B.zip", glove.size, vocabulary.words)
+        vectors = read_glove("data/raw/glove.6B.zip", glove.dimensions, vocabulary.words)
     elif glove.source == "train":
         vectors, losses = train_glove(
-            encoded[training], vocabulary.words, glove.size, glove.window, glove.epochs, params.seed
+            encoded[training],
+            vocabulary.words,
+            glove.dimensions,
+            glove.window,
+            glove.epochs,
+            params.seed,
         )
         metrics["glove_loss"] = losses[-1]
     if glove.source == "none":
-        matrix = random_matrix(vocabulary.words, glove.size, params.seed)
+        matrix = random_matrix(vocabulary.words, glove.dimensions, params.seed)
     else:
         matrix = word_matrix(vocabulary.words, vectors, params.seed)
     covered = coverage(vocabulary, vectors)

@@ -40,7 +40,7 @@ def write_params(**changes) -> None:
     row = values["datasets"]["table"]
     row["download"] |= {"captions": "captions.csv", "pictures": "pictures"}
     row["download"] |= {"split_column": "split"}
-    row["preprocess"]["size"] = 32
+    row["preprocess"]["side"] = 32
     for section, keys in changes.items():
         row[section] |= keys
     Path("params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")

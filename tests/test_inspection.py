@@ -28,10 +28,10 @@ from captioner.sections import Glove, Preprocess, Tokenize
 from captioner.words import words_of
 
 PREPROCESS = Preprocess(
-    size=32, fit="squash", jpeg_quality=92, max_pixels=10**5, max_rejected=0.2, allow_leaks=False
+    side=32, fit="squash", jpeg_quality=92, max_pixels=10**5, max_rejected=0.2, allow_leaks=False
 )
 TOKENIZE = Tokenize(min_count=1, max_length=8, split_characters=False)
-GLOVE = Glove(source="none", size=50, window=8, epochs=1)
+GLOVE = Glove(source="none", dimensions=50, window=8, epochs=1)
 NUMBERS = ["one", "two", "three", "four", "five", "six"]
 NUMBERS += ["seven", "eight", "nine", "ten", "eleven", "twelve"]
 

@@ -102,9 +102,9 @@ SECTION_NAMES = ", ".join(SECTIONS)
             "evaluate.beam_width: 0 is not allowed: a whole number, at least 1, at most 100",
         ),
         (
-            ("glove", "size"),
+            ("glove", "dimensions"),
             64,
-            "glove.size: 64 is not allowed: one of: 50, 100, 200, 300",
+            "glove.dimensions: 64 is not allowed: one of: 50, 100, 200, 300",
         ),
         (
             ("preprocess", "fit"),
@@ -300,10 +300,10 @@ def test_each_mistake_is_one_line_with_key_value_and_what_is_allowed(tmp_path, k
 
 def test_pictures_too_small_for_the_backbone(tmp_path):
     raw = nested("inception_v3", "encoder", "backbone")
-    raw["preprocess"]["size"] = 74
+    raw["preprocess"]["side"] = 74
     line = message(tmp_path / "params.yaml", yaml.safe_dump(raw))
     assert line == (
-        "preprocess.size: 74 is not allowed: encoder.backbone inception_v3 needs at least 75"
+        "preprocess.side: 74 is not allowed: encoder.backbone inception_v3 needs at least 75"
     )
 
 
@@ -321,20 +321,20 @@ def test_the_course_cnn_needs_labels_and_small_pictures(tmp_path):
     line = message(path, yaml.safe_dump(raw))
     assert line == needs + "scenes has none; use cnn, which learns the captions' words"
     raw = chosen("table", label=None)
-    raw["encoder"]["backbone"], raw["preprocess"]["size"] = "course_cnn", 64
+    raw["encoder"]["backbone"], raw["preprocess"]["side"] = "course_cnn", 64
     line = message(path, yaml.safe_dump(raw))
     assert line == needs + "table has none; name a column in datasets.table.download.label"
     raw["datasets"]["table"]["download"]["label"] = "category"
     assert load(path, raw).download.label == "category"
-    raw["preprocess"]["size"] = 65
+    raw["preprocess"]["side"] = 65
     assert message(path, yaml.safe_dump(raw)) == (
-        "preprocess.size: 65 is not allowed: encoder.backbone course_cnn needs at most 64"
+        "preprocess.side: 65 is not allowed: encoder.backbone course_cnn needs at most 64"
     )
     assert load(path, chosen("mnist")).download.label == "digit"
     raw = chosen("mnist")
     raw["encoder"]["backbone"] = "cnn"
     assert message(path, yaml.safe_dump(raw)) == (
-        "preprocess.size: 28 is not allowed: encoder.backbone cnn needs at least 32"
+        "preprocess.side: 28 is not allowed: encoder.backbone cnn needs at least 32"
     )
 
 
@@ -463,6 +463,18 @@ def test_the_file_holds_every_field_in_the_order_of_the_models():
     for name, section in SECTIONS.items():
         assert list(RAW[name]) == list(section.model_fields)
     assert {row["download"]["source"] for row in RAW["datasets"].values()} == set(SOURCES)
+
+
+def test_no_key_has_a_name_that_dvc_overlooks():
+    """DVC drops the keys `size` and `nfiles`, at any depth, from the key of its run cache."""
+    from dvc.utils import dict_sha256
+
+    overlooked = {path for path in scalars(RAW) if {"size", "nfiles"} & set(path)}
+    assert overlooked == set()
+    exclude = ["size", "nfiles"]  # as dvc/stage/cache.py has it
+    assert dict_sha256({"a": {"size": 1}}, exclude=exclude) == dict_sha256(
+        {"a": {"size": 2}}, exclude=exclude
+    )
 
 
 def test_params_need_no_tensorflow():

@@ -43,10 +43,10 @@ TINY = {
         "train": 48,
         "val": 16,
         "test": 16,
-        "size": 32,
+        "side": 32,
     },
-    "datasets.scenes.preprocess": {"size": 32},
-    "datasets.table.preprocess": {"size": 32},
+    "datasets.scenes.preprocess": {"side": 32},
+    "datasets.table.preprocess": {"side": 32},
     "datasets.table.encoder.backbone": "cnn",
     "encoder.epochs": 1,
     "glove.epochs": 2,
@@ -516,7 +516,7 @@ def test_every_command_of_the_pages_on_data_sets(pipeline, tmp_path):
     tiny_karpathy(tmp_path)
     pipeline.environment["CAPTIONER_MIRROR"] = str(tmp_path)
     photographs = ("flickr8k", "flickr30k", "coco")
-    small = {f"datasets.{name}.preprocess.size": 32 for name in photographs}
+    small = {f"datasets.{name}.preprocess.side": 32 for name in photographs}
     small |= {f"datasets.{name}.encoder.backbone": "cnn" for name in photographs}
     pipeline.set_params(small | {"datasets.mnist.download.val": 10})
     commit(pipeline)

@@ -42,7 +42,7 @@ def test_scenes_from_the_drawing_program_to_the_shards(params):
     first = {path: path.read_bytes() for path in Path().glob("[dr]*/**/*") if path.is_file()}
     pictures = pd.read_parquet("data/images")
     assert pictures["split"].tolist() == ["train"] * 6 + ["val"] * 2 + ["test"] * 2
-    assert set(pictures["width"]) == {params["datasets"]["scenes"]["preprocess"]["size"]}
+    assert set(pictures["width"]) == {params["datasets"]["scenes"]["preprocess"]["side"]}
     assert json.loads(pictures["facts"][0])
     captions = pd.read_parquet("data/captions.parquet")
     assert captions["picture"].nunique() == 10

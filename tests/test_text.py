@@ -245,7 +245,7 @@ def run_tokenize(
     params["dataset"] = "scenes"
     params["tokenize"] |= {"min_count": 1, "max_length": max_length}
     params["tokenize"]["split_characters"] = split_characters
-    params["glove"] |= {"source": source, "size": 50}
+    params["glove"] |= {"source": source, "dimensions": 50}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     main()
     files = [*folder.glob("data/tokens/*"), *folder.glob("reports/tokenize/*")]

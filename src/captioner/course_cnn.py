@@ -95,7 +95,7 @@ def build_course_cnn(size: int, classes: int) -> keras.Model:
     if weights > MOST_WEIGHTS:
         raise CaptionerError(
             f"encoder.backbone course_cnn: {classes} classes and pictures of {size} pixels need "
-            f"{weights:,} weights, more than {MOST_WEIGHTS:,}: make preprocess.size smaller, or "
+            f"{weights:,} weights, more than {MOST_WEIGHTS:,}: make preprocess.side smaller, or "
             "name a label of fewer classes"
         )
     pictures = keras.Input((size, size, 3), name="pictures")

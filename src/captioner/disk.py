@@ -128,7 +128,7 @@ def _check(dataset: str, what: str, needed: int, there: int, folder: Path) -> No
         raise CaptionerError(
             f"{dataset} needs about {_gb(needed)}{what} on the disk of {folder}: {_gb(there)} are "
             f"there, {_gb(free)} are free, {_gb(missing)} are missing; make room, choose a smaller "
-            "preprocess.size, or make .dvc/cache a link to a folder on another disk"
+            "preprocess.side, or make .dvc/cache a link to a folder on another disk"
         )
 
 

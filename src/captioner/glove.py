@@ -54,7 +54,8 @@ def read_glove(archive: Path | str, size: int, words: Iterable[str]) -> dict[str
             if member not in zipped.namelist():
                 names = ", ".join(sorted(zipped.namelist())[:10]) or "nothing"
                 raise CaptionerError(
-                    f"{archive}: has no {member}, it has: {names}; set glove.size to one of these"
+                    f"{archive}: has no {member}, it has: {names}; set "
+                    "glove.dimensions to one of these"
                 )
             unpacked = zipped.getinfo(member).file_size
             bar = tqdm(total=unpacked, unit="B", unit_scale=True, desc=member, disable=None)

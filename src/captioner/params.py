@@ -102,12 +102,12 @@ def _check(raw: dict[str, Any]) -> Params:
 
 def _check_together(params: Params) -> None:
     """What each key allows alone, but not beside another's value."""
-    backbone, size = params.encoder.backbone, params.preprocess.size
-    smallest, largest = SMALLEST_SIZE.get(backbone, 32), LARGEST_SIZE.get(backbone, size)
-    if not smallest <= size <= largest:
-        limit = f"at least {smallest}" if size < smallest else f"at most {largest}"
+    backbone, side = params.encoder.backbone, params.preprocess.side
+    smallest, largest = SMALLEST_SIZE.get(backbone, 32), LARGEST_SIZE.get(backbone, side)
+    if not smallest <= side <= largest:
+        limit = f"at least {smallest}" if side < smallest else f"at most {largest}"
         raise CaptionerError(
-            f"preprocess.size: {size} is not allowed: encoder.backbone {backbone} needs {limit}"
+            f"preprocess.side: {side} is not allowed: encoder.backbone {backbone} needs {limit}"
         )
     source = params.download
     if backbone == "course_cnn" and source.label is None:

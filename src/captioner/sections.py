@@ -26,7 +26,11 @@ LARGEST_SIZE = {"course_cnn": 64}
 
 
 class Section(BaseModel):
-    """Strict: no unknown keys, no silent conversion ("3" is no number, true is no count)."""
+    """Strict: no unknown keys, no silent conversion ("3" is no number, true is no count).
+
+    No key may be called `size` or `nfiles`: DVC leaves those out of its run cache's key, wherever
+    they stand, and would restore the outputs of another value (dvc/stage/cache.py).
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -36,7 +40,7 @@ class ScenesSource(Section):
     train: Count
     val: Count
     test: Count
-    size: Annotated[int, Field(ge=32, le=512)]
+    side: Annotated[int, Field(ge=32, le=512)]
 
     label: ClassVar[None] = None
 
@@ -93,7 +97,7 @@ SOURCES = {
 
 
 class Preprocess(Section):
-    size: Annotated[int, Field(ge=28, le=1024)]
+    side: Annotated[int, Field(ge=28, le=1024)]
     fit: Literal["squash", "crop", "pad"]
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
     max_pixels: Count
@@ -121,7 +125,7 @@ class Tokenize(Section):
 
 class Glove(Section):
     source: Literal["file", "train", "none"]
-    size: Literal[50, 100, 200, 300]
+    dimensions: Literal[50, 100, 200, 300]
     window: Count
     epochs: Count
 

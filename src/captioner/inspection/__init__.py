@@ -77,7 +77,8 @@ def inspect(
         captions, rejected, counts = write_shards(
             counted(pictures, formats),
             images,
-            **preprocess.model_dump(include={"size", "fit", "jpeg_quality", "max_pixels"}),
+            size=preprocess.side,
+            **preprocess.model_dump(include={"fit", "jpeg_quality", "max_pixels"}),
         )
         index = pd.DataFrame(columns=INDEX)
         if any(counts[f"pictures_{split}"] for split in SPLITS):
@@ -110,7 +111,7 @@ def inspect(
             "rejected_captions": counts["rejected_captions"],
             "rejected": _reasons(rejected),
             "formats": dict(sorted(formats.items())),
-            "sizes": sizes(index, preprocess.size, preprocess.fit),
+            "sizes": sizes(index, preprocess.side, preprocess.fit),
             "copies": copy_kinds(copies),
             "leaks": leaked | {"pairs": copy_kinds(leaks)},
             "words": caption_facts(words, tokenize.max_length),
@@ -180,7 +181,7 @@ def _vectors(
         )
     if glove.source != "file" or archive is None:
         return {}
-    vectors = _try(errors, read_glove, archive, glove.size, vocabulary.words)
+    vectors = _try(errors, read_glove, archive, glove.dimensions, vocabulary.words)
     if vectors is None:
         return {}
     _try(errors, word_matrix, vocabulary.words, vectors, 0)

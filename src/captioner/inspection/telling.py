@@ -54,7 +54,7 @@ def _sizes(report: dict, preprocess: Preprocess) -> Iterator[str]:
     shown = (f"{name} {' x '.join(map(str, sizes[name]))}" for name in ("smallest", "median"))
     yield ""
     yield f"sizes: {', '.join(shown)}, largest {' x '.join(map(str, sizes['largest']))} pixels"
-    yield f"  smaller than {preprocess.size} pixels, enlarged: {_named(sizes['enlarged'])}"
+    yield f"  smaller than {preprocess.side} pixels, enlarged: {_named(sizes['enlarged'])}"
     yield f"  enlarged more than twice: {_named(sizes['enlarged_twice'])}"
     yield f"  longer than 2:1 (preprocess.fit {preprocess.fit}): {_named(sizes['elongated'])}"
     formats = ", ".join(f"{kind} ({number:,})" for kind, number in report["formats"].items())

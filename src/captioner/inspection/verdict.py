@@ -40,7 +40,7 @@ def _pictures(report: dict, preprocess: Preprocess) -> Iterator[str]:
     if sizes["enlarged_twice"]["number"] > RARE * number:
         yield (
             f"small: {_some(sizes['enlarged_twice'])} would be enlarged more than twice; find "
-            f"larger ones, or make preprocess.size ({preprocess.size}) smaller"
+            f"larger ones, or make preprocess.side ({preprocess.side}) smaller"
         )
     if sizes["elongated"]["number"] > RARE * number:
         harm = {"squash": "distorted", "crop": "cut to less than half", "pad": "mostly bars"}
