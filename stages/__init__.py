@@ -43,7 +43,7 @@ def check_room(params: "Params") -> None:
     """
     from captioner.archives import open_pictures
     from captioner.datasets.published import wanted_files
-    from captioner.disk import PICTURES, archive_bytes, check_disk, estimate
+    from captioner.disk import PICTURES, archive_bytes, check_disk, estimate, scratch
 
     source = params.download
     if source.source == "scenes":
@@ -54,9 +54,12 @@ def check_room(params: "Params") -> None:
     else:
         pictures = PICTURES[source.source]
     archives = archive_bytes(wanted_files(source, params.glove.source == "file"))
-    needed = estimate(pictures, archives, params.preprocess.side, params.encoder.backbone)
+    sizes = (params.preprocess.side, params.encoder.backbone)
+    needed = estimate(pictures, archives, *sizes, params.features.mirrored)
+    more = scratch(pictures, *sizes) if params.encoder.epochs else 0
     # DVC_ROOT: an experiment in a temporary folder uses the cache of the checkout.
-    check_disk(params.dataset, needed, cache=Path(os.environ.get("DVC_ROOT", "."), ".dvc/cache"))
+    cache = Path(os.environ.get("DVC_ROOT", "."), ".dvc/cache")
+    check_disk(params.dataset, needed, cache=cache, scratch=more)
 
 
 def run_stage(name: str, main: Callable[[], None]) -> None:

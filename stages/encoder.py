@@ -1,47 +1,57 @@
-"""encoder: the CNN: ImageNet weights, or trained here on the captions' words or on class labels."""
+"""encoder: the CNN: trained here on the captions' words or on class labels, or ImageNet weights,
+fine-tuned on the captions' words.
+"""
 
-from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
+from stages import check_room, read_params, run_stage  # isort: skip  (puts src on the path)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
+import inspect
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from captioner import cnn, course_cnn
+from captioner import cnn, course_cnn, fine_tuning
+from captioner.checkpoints import State
 from captioner.classification import Classification, class_labels
 from captioner.classification_report import write_classification_report
 from captioner.datasets import SPLITS
 from captioner.determinism import make_deterministic
-from captioner.encoder import build_encoder, find_weights, save_encoder
+from captioner.encoder import BACKBONES, build_encoder, find_weights, save_encoder, save_words
 from captioner.encoder_report import write_encoder_report
-from captioner.files import atomic_file, atomic_folder, write_json
-from captioner.images import jpegs, read_pictures
+from captioner.files import atomic_file, atomic_folder, digest, write_json
+from captioner.images import batches, jpegs, read_pictures
 from captioner.raster import decode
 from captioner.word_labels import word_labels
 from captioner.word_probe import word_probe
 
 IMAGES, CAPTIONS = Path("data/images"), Path("data/captions.parquet")
-REPORTS = Path("reports/encoder")
+REPORTS, SCRATCH = Path("reports/encoder"), Path("models/.fine-tuning")
 SHOWN, PROBED = 8, 512  # pictures in the figures, and for the word probe
 TRAINING = {"epochs", "batch_size", "learning_rate"}
 
 
 def main() -> None:
     params = read_params()
+    check_room(params)  # again: another backbone may keep far larger activations
     make_deterministic(params.seed)
     index = read_pictures(IMAGES, ["image_id", "split", "facts"])
     rows = {split: np.flatnonzero(index["split"] == split) for split in SPLITS}
     backbone = params.encoder.backbone
-    learn = {"cnn": learn_words, "course_cnn": learn_classes}.get(backbone, probe_words)
+    pretrained = tune_words if params.encoder.epochs else probe_words
+    learn = {"cnn": learn_words, "course_cnn": learn_classes}.get(backbone, pretrained)
     encoder, head, names, history = learn(params, index, rows)
 
     with atomic_folder("models/encoder") as folder:
         save_encoder(encoder, backbone, params.preprocess.side, folder)
+        if learn in (learn_words, tune_words):
+            save_words(head, names, folder)
     with atomic_file(REPORTS / "history.csv") as path:
         history.to_csv(path, index=False)
-    metrics = {} if history.empty else history.drop(columns="epoch").iloc[-1].to_dict()
+    kept = history["val_loss"].idxmin() if learn is tune_words else -1
+    metrics = {} if history.empty else history.drop(columns="epoch").iloc[kept].to_dict()
     metrics["parameters"] = encoder.count_params()
     metrics["cells"] = int(np.prod(encoder.output_shape[1:3]))
     metrics["channels"] = encoder.output_shape[3]
@@ -53,6 +63,7 @@ def main() -> None:
     exclusive = backbone == "course_cnn"
     pictures = reader(shown)(shown)
     write_encoder_report(REPORTS, encoder, head, names, pictures, captions, exclusive=exclusive)
+    shutil.rmtree(SCRATCH, ignore_errors=True)  # also what a killed run of other settings left
 
 
 def learn_classes(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tuple:
@@ -88,6 +99,25 @@ def learn_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tup
     train, val = ((rows[split], labels[rows[split]]) for split in ("train", "val"))
     options = params.encoder.model_dump(include=TRAINING) | {"seed": params.seed}
     epochs = cnn.train_cnn(encoder, head, reader(index.index), train, val, **options)
+    return encoder, head, names, record(epochs)
+
+
+def tune_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tuple:
+    """ImageNet weights, fine-tuned on the captions' words: encoder, head, words, history."""
+    backbone = params.encoder.backbone
+    weights = find_weights(backbone)
+    labels, names = labels_of_words(params, index)
+    encoder = build_encoder(backbone, params.preprocess.side, weights)
+    head = cnn.build_head(encoder, len(names), params.seed)
+    train, val = ((rows[split], labels[rows[split]]) for split in ("train", "val"))
+    options = params.encoder.model_dump(include=TRAINING) | {"seed": params.seed}
+    # What a killed training left belongs to exactly these settings, data and code, or is removed.
+    code = map(inspect.getfile, (build_encoder, cnn, fine_tuning, word_labels))
+    settings = [params.seed, params.encoder, params.tokenize.split_characters, weights]
+    state = State.of(SCRATCH, settings, digest(IMAGES, CAPTIONS, *code))
+    pictures = batches(IMAGES, params.encoder.batch_size)
+    cut = BACKBONES[backbone].cut
+    epochs = fine_tuning.fine_tune(encoder, head, cut, pictures, train, val, state, **options)
     return encoder, head, names, record(epochs)
 
 

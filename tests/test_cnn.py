@@ -1,12 +1,14 @@
 """cnn.py: the soft maximum over cells, learning from scratch."""
 
+from itertools import chain
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from captioner import CaptionerError
-from captioner.cnn import build_cnn, build_head, train_cnn
+from captioner.cnn import build_cnn, build_head, passes, train_cnn, warm_cosine
 from captioner.determinism import make_deterministic
 
 SIZE = 32
@@ -101,3 +103,36 @@ def test_validation_is_the_soft_maximum_over_the_cells(pictures):
 def test_loss_that_is_no_number_stops_with_the_learning_rate(pictures):
     with pytest.raises(CaptionerError, match=r"^encoder: .* epoch 1: .*learning_rate \(1e\+30\)$"):
         train(pictures, learning_rate=1e30)
+
+
+def test_a_pass_sees_each_picture_once_and_epochs_left_out_change_nothing_of_the_others():
+    def seen(done: int) -> list[list]:
+        calls = []
+
+        def step(places):
+            calls.append(places.tolist())
+            return places.sum(), len(places)
+
+        options = {"epochs": 3, "batch_size": 4, "learning_rate": 1.0, "seed": 3}
+        results = list(passes(step, lambda places: [places], 10, done=done, **options))
+        assert [number for epoch in results for number in epoch] == [
+            [sum(call), len(call)] for call in calls
+        ]
+        return [calls[start : start + 3] for start in range(0, len(calls), 3)]
+
+    epochs = seen(0)
+    assert [[len(call) for call in epoch] for epoch in epochs] == [[4, 4, 2]] * 3
+    assert all(sorted(chain.from_iterable(epoch)) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert seen(2) == epochs[2:]
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero():
+    schedule = warm_cosine(0.5, epochs=3, steps=200)
+    rates = [float(schedule(step)) for step in range(601)]
+    assert rates[0] == pytest.approx(0.005)
+    assert np.argmax(rates) == 100
+    assert rates[100] == pytest.approx(0.5)
+    assert rates[350] == pytest.approx(0.25)  # half way down
+    assert rates[600] == pytest.approx(0, abs=1e-8)
+    assert np.argmax([float(warm_cosine(0.5, 3, 20)(step)) for step in range(60)]) == 20

@@ -12,6 +12,8 @@ import yaml
 
 from captioner import CaptionerError
 from captioner.disk import (
+    CUTS,
+    EPOCH_BYTES,
     FIXED_BYTES,
     PIXEL_BYTES,
     ROW_BYTES,
@@ -19,6 +21,7 @@ from captioner.disk import (
     check_disk,
     estimate,
     grid_shape,
+    scratch,
 )
 from captioner.fetch import RemoteFile
 from captioner.raster import prepare
@@ -73,6 +76,30 @@ def test_estimate_by_hand():
     """1,000 pictures of 64 pixels, the small CNN: 8 x 8 cells of 128 channels in two bytes each."""
     picture = 0.53 * 64 * 64 + 1300 + 8 * 8 * 128 * 2 + 3 * 128 * 4 + 4000
     assert estimate(1000, 5000, 64, "cnn") == 5000 + round(1000 * picture) + FIXED_BYTES
+
+
+def test_mirrored_pictures_have_a_grid_of_their_own():
+    picture = 0.53 * 64 * 64 + 1300 + 2 * 8 * 8 * 128 * 2 + 3 * 128 * 4 + 4000
+    found = estimate(1000, 5000, 64, "cnn", mirrored=True)
+    assert found == 5000 + round(1000 * picture) + FIXED_BYTES
+
+
+def test_scratch_by_hand():
+    """14 x 14 cells of 96 channels and their mean in two bytes each, of pictures and mirrored."""
+    assert scratch(1000, 224, "mobilenet_v2") - EPOCH_BYTES == 1000 * 2 * (14 * 14 + 1) * 96 * 2
+    assert scratch(1000, 64, "cnn") == scratch(1000, 28, "course_cnn") == 0
+
+
+@pytest.mark.parametrize("backbone", CUTS)
+def test_scratch_is_of_what_lies_below_the_cuts_of_the_networks(backbone):
+    from captioner.encoder import BACKBONES, build_encoder
+
+    assert set(CUTS) == set(BACKBONES)
+    for size in (75, 100, 224):
+        network = build_encoder(backbone, size).layers[-1]
+        _, height, width, channels = network.get_layer(BACKBONES[backbone].cut).output.shape
+        of_picture = 2 * 2 * (height * width + 1) * channels
+        assert scratch(7, size, backbone) - EPOCH_BYTES == 7 * of_picture
 
 
 def test_estimate_against_a_run_on_flickr8k():
@@ -150,6 +177,13 @@ def test_a_disk_too_small(tmp_path, free, copies):
     assert "missing; make room" in message
     assert "\n" not in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["original", "copy"][: 3 - copies]
+
+
+def test_scratch_is_needed_once(tmp_path, free, copies):
+    needed = int(0.4 * free / copies)
+    check_disk("coco", needed, tmp_path, scratch=int(0.4 * free))
+    with pytest.raises(CaptionerError, match="coco needs about"):
+        check_disk("coco", needed, tmp_path, scratch=int(0.8 * free))
 
 
 def test_the_missing_bytes_are_what_is_needed_less_what_is_free(tmp_path, free, copies):

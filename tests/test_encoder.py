@@ -10,6 +10,7 @@ from keras import applications
 from PIL import Image
 
 from captioner import CaptionerError
+from captioner.cnn import build_head as build_word_head
 from captioner.course_cnn import build_head
 from captioner.determinism import make_deterministic
 from captioner.encoder import (
@@ -19,7 +20,10 @@ from captioner.encoder import (
     find_weights,
     grid_function,
     load_encoder,
+    load_words,
     save_encoder,
+    save_words,
+    word_function,
 )
 
 # Smallest picture each backbone takes here, the grid it makes of it, its publisher's scaling.
@@ -102,6 +106,96 @@ def test_cells_go_row_by_row(tmp_path):
     expected = [[0, 0, 0], [8, 0, 0], [0, 0, 50], [0, 0, 0]]
     assert np.load(tmp_path / "grid.npy").tolist() == [expected]
     assert np.load(tmp_path / "pooled.npy").tolist() == [[2, 0, 12.5]]
+
+
+def test_mirrored_pictures_are_those_of_the_rows_asked_for(cnn, tmp_path):
+    pictures = random_pictures(7, 32)
+    batches = [(first, pictures[first : first + 3]) for first in (0, 3, 6)]
+    chosen = np.array([1, 2, 6])  # two of the first batch, none of the second
+    extract_features(cnn, batches, 7, 3, tmp_path, mirrored=chosen)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "grid.npy",
+        "grid_mirrored.npy",
+        "pooled.npy",
+        "pooled_mirrored.npy",
+    ]
+    turned, again = np.stack([np.fliplr(picture) for picture in pictures[chosen]]), tmp_path / "x"
+    again.mkdir()
+    extract_features(cnn, [(0, turned)], 3, 3, again)
+    for name in ("grid", "pooled"):
+        found = np.load(tmp_path / f"{name}_mirrored.npy")
+        expected = np.load(again / f"{name}.npy")
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4)
+        assert not np.allclose(found, np.load(tmp_path / f"{name}.npy")[chosen], rtol=2e-3)
+
+
+def test_cells_of_a_mirrored_picture_go_from_the_left_of_what_is_seen(tmp_path):
+    pictures = keras.Input((4, 4, 3))
+    encoder = keras.Model(pictures, keras.layers.AveragePooling2D(2)(pictures))
+    picture = np.zeros((1, 4, 4, 3), np.uint8)
+    picture[0, :2, 2:, 0] = 8  # top right, red
+    extract_features(encoder, [(0, picture)], 1, 2, tmp_path, mirrored=np.array([0]))
+    cells = [[8, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]  # now top left
+    assert np.load(tmp_path / "grid_mirrored.npy").tolist() == [cells]
+
+
+def test_words_are_probabilities_of_the_stored_grid(cnn, tmp_path):
+    pictures = random_pictures(5, 32)
+    batches = [(0, pictures[:3]), (3, pictures[3:])]
+    head = build_word_head(cnn, 4, seed=2)
+    head.get_layer("word_logits").bias.assign([0.0, 1.0, -1.0, 3.0])
+    extract_features(cnn, batches, 5, 3, tmp_path, head=head)
+    grid = np.load(tmp_path / "grid.npy").astype(np.float64)
+    kernel, bias = head.get_layer("word_logits").get_weights()
+    odds = np.exp(grid @ kernel + bias).mean(axis=1)  # the soft maximum is the log of it
+    words = np.load(tmp_path / "words.npy")
+    assert words.dtype == np.float16
+    assert len(np.unique(words)) > 10
+    np.testing.assert_allclose(words, odds / (1 + odds), atol=1e-3)
+
+
+def test_saved_and_loaded_words_give_equal_bytes_and_probabilities(cnn, tmp_path):
+    head = build_word_head(cnn, 2, seed=2)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        folder.mkdir()
+    save_words(head, ["dog", "Hündin"], folders[0])
+    loaded, words = load_words(folders[0], cnn)
+    assert words == ["dog", "Hündin"]
+    save_words(loaded, words, folders[1])
+    for name in ("words.json", "words.npz"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    grid = grid_function(cnn, 3)(random_pictures(3, 32))
+    found = word_function(loaded)(grid)
+    assert found.std() > 0
+    np.testing.assert_array_equal(found, word_function(head)(grid))
+
+
+def test_an_encoder_that_learnt_no_words_has_none(cnn, tmp_path):
+    save_encoder(cnn, "cnn", 32, tmp_path)
+    assert load_words(tmp_path, cnn) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("words.json", b"{", id="no JSON"),
+        pytest.param("words.json", b'"dog"', id="no list"),
+        pytest.param("words.json", b"[1, 2]", id="no words"),
+        pytest.param("words.json", b"[]", id="none"),
+        pytest.param("words.json", b'["dog"]', id="too few"),
+        pytest.param("words.npz", b"", id="no weights"),
+    ],
+)
+def test_damaged_words_are_one_line_that_names_the_folder(cnn, tmp_path, name, content):
+    save_words(build_word_head(cnn, 2, seed=2), ["dog", "cat"], tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CaptionerError) as caught:
+        load_words(tmp_path, cnn)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}: no usable word head (")
+    assert message.endswith("run the encoder stage")
+    assert "\n" not in message
 
 
 def test_values_beyond_float16_stay_finite():

@@ -7,7 +7,7 @@ answer is a soft maximum over the cells; so a cell comes to hold what lies there
 attention needs later.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -17,6 +17,8 @@ from keras import layers
 from tqdm import tqdm
 
 from captioner import CaptionerError
+
+Decode = Callable[[np.ndarray], np.ndarray]
 
 # Convolutions of 3x3 with this many filters; a pooling of 2x2 halves the grid at each "pool".
 LAYERS = (16, "pool", 32, 48, "pool", 64, 128, "pool")
@@ -40,7 +42,7 @@ def build_head(encoder: keras.Model, labels: int, seed: int) -> keras.Model:
     """Word logits of each cell, then their soft maximum: log of the mean of exp.
 
     Args:
-        encoder: from `build_cnn`.
+        encoder: pictures to a grid (n, rows, columns, channels).
         labels: how many words.
         seed: of the start.
 
@@ -67,7 +69,7 @@ class Epoch:
 def train_cnn(
     encoder: keras.Model,
     head: keras.Model,
-    decode: Callable[[np.ndarray], np.ndarray],
+    decode: Decode,
     train: tuple[np.ndarray, np.ndarray],
     val: tuple[np.ndarray, np.ndarray],
     *,
@@ -90,66 +92,121 @@ def train_cnn(
         CaptionerError: the loss is no number any more.
     """
     numbers, labels = train
-    steps = -(-len(numbers) // batch_size)
-    warm_up = min(100, steps)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate / warm_up,
-        max(1, steps * epochs - warm_up),
-        warmup_target=learning_rate,
-        warmup_steps=warm_up,
-    )
+    schedule = warm_cosine(learning_rate, epochs, -(-len(numbers) // batch_size))
     optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
     weights = encoder.trainable_variables + head.trainable_variables
-    # One graph for all batches, the small last one too.
-    signature = [
-        tf.TensorSpec((None, *encoder.input_shape[1:]), tf.float32),
-        tf.TensorSpec((None, labels.shape[1]), tf.float32),
-    ]
 
-    @tf.function(input_signature=signature)
+    @tf.function(input_signature=signature(encoder, head))
     def step(pictures, truth):
         with tf.GradientTape() as tape:
-            loss = _loss(head(encoder(pictures, training=True)), truth)
+            logits = head(encoder(pictures, training=True))
+            loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(truth, logits))
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
-        return loss
+        return (loss,)
 
-    @tf.function(input_signature=signature)
+    def load(places):
+        chosen = np.sort(places)
+        return decode(numbers[chosen]).astype(np.float32), labels[chosen].astype(np.float32)
+
+    validate = validator(encoder, head, decode, val, batch_size)
+    options = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    for steps in passes(step, load, len(numbers), seed=seed, **options):
+        yield Epoch(float(np.mean([loss for (loss,) in steps])), *validate())
+
+
+def warm_cosine(
+    peak: float, epochs: int, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A warm-up of (at most) 100 of the `steps` of the first epoch, then a cosine to zero."""
+    warm_up = min(100, steps)
+    return keras.optimizers.schedules.CosineDecay(
+        peak / warm_up,
+        max(1, steps * epochs - warm_up),
+        warmup_target=peak,
+        warmup_steps=warm_up,
+    )
+
+
+def passes(
+    step: Callable[..., Sequence[tf.Tensor]],
+    load: Callable[[np.ndarray], Sequence[np.ndarray]],
+    pictures: int,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    done: int = 0,
+) -> Iterator[list[list[float]]]:
+    """Shuffled passes over the pictures, with a bar for each.
+
+    Args:
+        step: trains on what `load` returned; returns the loss and what else is to be known.
+        load: places (n,), numbers below `pictures`, to what `step` takes.
+        pictures: how many.
+        epochs, batch_size: passes and pictures a step.
+        learning_rate: as in params.yaml, for the message.
+        seed: of the order of the pictures.
+        done: epochs to leave out; the order of the others is the same for that.
+
+    Yields:
+        After each epoch what each step returned.
+
+    Raises:
+        CaptionerError: the loss is no number any more.
+    """
+    rng = np.random.default_rng(seed)
+    for epoch in range(1, epochs + 1):
+        order = rng.permutation(pictures)
+        if epoch <= done:
+            continue
+        results = []
+        starts = range(0, pictures, batch_size)
+        for start in tqdm(starts, f"epoch {epoch}/{epochs}", unit="step", disable=None):
+            values = step(*load(order[start : start + batch_size]))
+            results.append([float(value) for value in values])
+            if not np.isfinite(results[-1][0]):
+                raise CaptionerError(
+                    f"encoder: the loss is no number any more in step {len(results)} of epoch "
+                    f"{epoch}: lower encoder.learning_rate ({learning_rate:.2g})"
+                )
+        yield results
+
+
+def signature(encoder: keras.Model, head: keras.Model) -> list[tf.TensorSpec]:
+    """Of pictures and labels: one graph for all batches, the small last one too."""
+    shapes = (encoder.input_shape[1:], head.output_shape[1:])
+    return [tf.TensorSpec((None, *shape), tf.float32) for shape in shapes]
+
+
+def validator(
+    encoder: keras.Model,
+    head: keras.Model,
+    decode: Decode,
+    val: tuple[np.ndarray, np.ndarray],
+    batch_size: int,
+) -> Callable[[], tuple[float, float]]:
+    """A function that returns loss and micro F1 over all pictures and labels of `val`."""
+    numbers, labels = val
+
+    @tf.function(input_signature=signature(encoder, head))
     def predict(pictures, truth):
         logits = head(encoder(pictures, training=False))
-        return _loss(logits, truth), logits > 0
+        loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(truth, logits))
+        return loss, logits > 0
 
-    rng = np.random.default_rng(seed)
-    for epoch in range(epochs):
-        order = rng.permutation(len(numbers))
-        losses = []
-        starts = range(0, len(order), batch_size)
-        for start in tqdm(starts, f"epoch {epoch + 1}/{epochs}", unit="step", disable=None):
-            chosen = np.sort(order[start : start + batch_size])
-            pictures = tf.constant(decode(numbers[chosen]), tf.float32)
-            losses.append(float(step(pictures, tf.constant(labels[chosen], tf.float32))))
-        if not np.isfinite(losses).all():
-            raise CaptionerError(
-                f"encoder: the loss is no number any more in epoch {epoch + 1}: lower "
-                f"encoder.learning_rate ({learning_rate:.2g})"
-            )
-        yield Epoch(float(np.mean(losses)), *_validate(predict, decode, *val, batch_size))
+    def validate() -> tuple[float, float]:
+        total, hits, said = 0.0, 0, 0
+        for start in range(0, len(numbers), batch_size):
+            truth = labels[start : start + batch_size]
+            pictures = decode(numbers[start : start + batch_size]).astype(np.float32)
+            loss, found = predict(pictures, truth.astype(np.float32))
+            found = found.numpy()
+            total += float(loss) * len(truth)
+            hits += int((found & (truth > 0)).sum())
+            said += int(found.sum())
+        wanted = int(labels.sum())
+        f1 = 2 * hits / (said + wanted) if said + wanted else 0.0
+        return total / max(1, len(numbers)), f1
 
-
-def _loss(logits: tf.Tensor, truth: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(truth, logits))
-
-
-def _validate(predict, decode, numbers, labels, batch_size) -> tuple[float, float]:
-    """Loss and micro F1 over all pictures and labels."""
-    total, hits, said = 0.0, 0, 0
-    for start in range(0, len(numbers), batch_size):
-        truth = labels[start : start + batch_size]
-        pictures = tf.constant(decode(numbers[start : start + batch_size]), tf.float32)
-        loss, found = predict(pictures, tf.constant(truth, tf.float32))
-        found = found.numpy()
-        total += float(loss) * len(truth)
-        hits += int((found & (truth > 0)).sum())
-        said += int(found.sum())
-    wanted = int(labels.sum())
-    f1 = 2 * hits / (said + wanted) if said + wanted else 0.0
-    return total / max(1, len(numbers)), f1
+    return validate

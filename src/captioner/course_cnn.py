@@ -8,22 +8,20 @@ each cell). The encoder's grid holds them for blocks of cells: small enough to s
 picture, and nothing that the classifier knows is lost.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers, ops
-from tqdm import tqdm
 
 from captioner import CaptionerError
+from captioner.cnn import Decode, passes
 
 FILTERS = (64, 32)  # of the two convolutions of 3x3, without padding
 BLOCKS = 6  # a side, or up to two more where the cells do not divide by it
 MOST_WEIGHTS = 2**25  # of the flat layer; the optimizer keeps three times as much in memory
-
-Decode = Callable[[np.ndarray], np.ndarray]
 
 
 @keras.saving.register_keras_serializable("captioner")
@@ -165,27 +163,19 @@ def train_course_cnn(
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits)
             loss = tf.reduce_mean(losses)
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
-        return loss, tf.reduce_sum(tf.cast(tf.argmax(logits, 1, tf.int32) == truth, tf.int32))
+        right = tf.reduce_sum(tf.cast(tf.argmax(logits, 1, tf.int32) == truth, tf.int32))
+        return loss, right, tf.size(truth)
 
-    rng = np.random.default_rng(seed)
-    for epoch in range(epochs):
-        order = rng.permutation(len(numbers))
-        total, right = 0.0, 0
-        starts = range(0, len(order), batch_size)
-        for start in tqdm(starts, f"epoch {epoch + 1}/{epochs}", unit="step", disable=None):
-            chosen = order[start : start + batch_size]
-            loss, hits = step(decode(numbers[chosen]), classes[chosen].astype(np.int32))
-            if not np.isfinite(float(loss)):
-                raise CaptionerError(
-                    f"encoder: the loss is no number any more in epoch {epoch + 1}: lower "
-                    f"encoder.learning_rate ({learning_rate:.2g})"
-                )
-            total, right = total + float(loss) * len(chosen), right + int(hits)
+    def load(chosen):
+        return decode(numbers[chosen]), classes[chosen].astype(np.int32)
+
+    options = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    for steps in passes(step, load, len(numbers), seed=seed, **options):
         found = predict(encoder, head, decode, test[0], batch_size)
         of_truth = found[np.arange(len(found)), test[1]]
         yield Epoch(
-            total / len(order),
-            right / len(order),
+            sum(loss * count for loss, _, count in steps) / len(numbers),
+            sum(right for _, right, _ in steps) / len(numbers),
             float(-np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)).mean()),
             float((found.argmax(axis=1) == test[1]).mean()),
         )

@@ -42,33 +42,73 @@ GRIDS = {
     "vgg16": (512, 32, 0),
     "convnext_tiny": (768, 32, 0),
 }
+# The same of the layers that end the lower parts of the pretrained ones (`encoder.Backbone.cut`).
+CUTS = {
+    "mobilenet_v2": (96, 16, 15),
+    "resnet50": (1024, 16, 15),
+    "inception_v3": (768, 16, -27),
+    "efficientnet_v2_b0": (112, 16, 15),
+    "vgg16": (512, 16, 0),
+    "convnext_tiny": (768, 32, 0),
+}
 COURSE_GRID = (64, 64)  # cells and channels: a bound for up to 32 classes
 
 # Stored JPEGs: 0.52 bytes a pixel at 224 pixels and quality 92 (originals of Flickr8k), 0.46 for
 # drawn scenes at 64, and a row of Parquet with what every JPEG begins with.
 PIXEL_BYTES, ROW_BYTES = 0.53, 1300
-# Captions, their vectors of 50 numbers, tokens: 3.1 kB for the five of Flickr8k.
+# Captions, their vectors of 50 numbers, tokens: 3.1 kB for the five of Flickr8k. Probabilities of
+# 400 words: 0.8 kB.
 CAPTION_BYTES = 4000
 # Weights (of the largest backbone, in models/encoder and the bundle), vocabulary, reports.
 FIXED_BYTES = 350_000_000
 
-# The outputs that take room; a new run takes their place. The first holds unfinished downloads.
-OUTPUTS = ("data/.raw-partial", "data/raw", "data/images", "data/features", "data/embeddings")
+# Fine-tuning: weights, Adam's moments and the best weights of the largest upper part, for the epoch
+# that is written and the one before.
+EPOCH_BYTES = 550_000_000
+
+# What takes room; a new run takes its place. The first holds unfinished downloads, the last what
+# fine-tuning reads again and again.
+OUTPUTS = (
+    "data/.raw-partial",
+    "data/raw",
+    "data/images",
+    "data/features",
+    "data/embeddings",
+    "models/.fine-tuning",
+)
 
 
-def estimate(pictures: int, archive_bytes: int, size: int, backbone: str) -> int:
+def estimate(
+    pictures: int, archive_bytes: int, size: int, backbone: str, mirrored: bool = False
+) -> int:
     """Bytes that a full run writes, each output counted once.
 
     Args:
         archive_bytes: of what the stage download puts into data/raw.
         size: side of the stored pictures, in pixels.
         backbone: "course_cnn" or a key of `GRIDS`.
+        mirrored: features of mirrored pictures, too.
     """
     cells, channels = grid_shape(backbone, size)
     vectors = 12 * channels  # pooled features, and embeddings as .npy and Parquet; float32 all
-    grid = 2 * cells * channels  # float16
+    grid = 2 * cells * channels * (1 + mirrored)  # float16
     picture = PIXEL_BYTES * size**2 + ROW_BYTES + grid + vectors + CAPTION_BYTES
     return archive_bytes + round(pictures * picture) + FIXED_BYTES
+
+
+def scratch(pictures: int, size: int, backbone: str) -> int:
+    """Bytes that fine-tuning keeps until it is done, in no output: activations and its own state.
+
+    Args:
+        size: side of the stored pictures, in pixels.
+        backbone: a key of `CUTS`; all others leave nothing.
+    """
+    if backbone not in CUTS:
+        return 0
+    channels, stride, added = CUTS[backbone]
+    cells = ((size + added) // stride) ** 2
+    # Of each picture and its mirror image the activations and their mean, in float16.
+    return pictures * 2 * 2 * (cells + 1) * channels + EPOCH_BYTES
 
 
 def grid_shape(backbone: str, size: int) -> tuple[int, int]:
@@ -90,7 +130,11 @@ def archive_bytes(files: Iterable[RemoteFile]) -> int:
 
 
 def check_disk(
-    dataset: str, needed: int, folder: Path | str = ".", cache: Path | str | None = None
+    dataset: str,
+    needed: int,
+    folder: Path | str = ".",
+    cache: Path | str | None = None,
+    scratch: int = 0,
 ) -> None:
     """Refuse a run for which the disk is too small.
 
@@ -102,6 +146,7 @@ def check_disk(
         folder: that of dvc.yaml.
         cache: DVC's; default: `.dvc/cache` in `folder`. (An experiment in a temporary folder uses
             that of the checkout it was started from.)
+        scratch: what `scratch` says: bytes that DVC does not track.
 
     Raises:
         CaptionerError: how much is missing, and what can be done.
@@ -112,13 +157,13 @@ def check_disk(
     cached = _cached(folder / "dvc.lock", cache, dataset)
     cache = _existing(cache)
     if cache.stat().st_dev != folder.stat().st_dev:
-        _check(dataset, "", needed, there, folder)
+        _check(dataset, "", needed + scratch, there, folder)
         _check(dataset, " for DVC's cache", needed, cached, cache)
     elif _shares_blocks(folder):
-        _check(dataset, "", needed, there, folder)
+        _check(dataset, "", needed + scratch, there, folder)
     else:
         twice = " (outputs and their copies in DVC's cache)"
-        _check(dataset, twice, 2 * needed, there + cached, folder)
+        _check(dataset, twice, 2 * needed + scratch, there + cached, folder)
 
 
 def _check(dataset: str, what: str, needed: int, there: int, folder: Path) -> None:

@@ -6,9 +6,10 @@ used alike: uint8 pictures in, a grid of features out. Each backbone brings the 
 its weights were trained with.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -16,7 +17,8 @@ import tensorflow as tf
 from keras import applications, layers
 
 from captioner import CaptionerError
-from captioner.cnn import build_cnn
+from captioner.checkpoints import load_arrays
+from captioner.cnn import build_cnn, build_head
 from captioner.course_cnn import build_course_cnn
 from captioner.fetch import find_in_mirror
 from captioner.files import read_json, write_json
@@ -31,25 +33,40 @@ class Backbone:
         weights: file name of the published ImageNet weights without the classifier.
         scaling: what its weights expect, in the words of `keras.applications`: "tf" is [-1, 1],
             "caffe" is BGR less the ImageNet mean, "none" if the network scales by itself.
+        cut: the layer below the last stage, whose output is all that the stage is fed with; what
+            is above it is fine-tuned (see `fine_tuning`).
     """
 
     build: Callable[..., keras.Model]
     weights: str
     scaling: str
+    cut: str
 
 
 _KERNELS = "weights_tf_dim_ordering_tf_kernels"
 BACKBONES = {
     "mobilenet_v2": Backbone(
-        applications.MobileNetV2, f"mobilenet_v2_{_KERNELS}_1.0_224_no_top.h5", "tf"
+        applications.MobileNetV2,
+        f"mobilenet_v2_{_KERNELS}_1.0_224_no_top.h5",
+        "tf",
+        "block_12_add",
     ),
-    "resnet50": Backbone(applications.ResNet50, f"resnet50_{_KERNELS}_notop.h5", "caffe"),
-    "inception_v3": Backbone(applications.InceptionV3, f"inception_v3_{_KERNELS}_notop.h5", "tf"),
+    "resnet50": Backbone(
+        applications.ResNet50, f"resnet50_{_KERNELS}_notop.h5", "caffe", "conv4_block6_out"
+    ),
+    "inception_v3": Backbone(
+        applications.InceptionV3, f"inception_v3_{_KERNELS}_notop.h5", "tf", "mixed7"
+    ),
     "efficientnet_v2_b0": Backbone(
-        applications.EfficientNetV2B0, "efficientnetv2-b0_notop.h5", "none"
+        applications.EfficientNetV2B0, "efficientnetv2-b0_notop.h5", "none", "block5e_add"
     ),
-    "vgg16": Backbone(applications.VGG16, f"vgg16_{_KERNELS}_notop.h5", "caffe"),
-    "convnext_tiny": Backbone(applications.ConvNeXtTiny, "convnext_tiny_notop.h5", "none"),
+    "vgg16": Backbone(applications.VGG16, f"vgg16_{_KERNELS}_notop.h5", "caffe", "block4_pool"),
+    "convnext_tiny": Backbone(
+        applications.ConvNeXtTiny,
+        "convnext_tiny_notop.h5",
+        "none",
+        "convnext_tiny_downsampling_block_2",
+    ),
 }
 
 
@@ -145,6 +162,58 @@ def load_encoder(folder: Path | str) -> tuple[keras.Model, int]:
     return encoder, size
 
 
+def save_words(head: keras.Model, words: Sequence[str], folder: Path) -> None:
+    """Write a head of `cnn.build_head` beside the encoder: words.json, and weights in words.npz."""
+    write_json(folder / "words.json", list(words))
+    np.savez(folder / "words.npz", *head.get_weights())
+
+
+def load_words(folder: Path | str, encoder: keras.Model) -> tuple[keras.Model | None, list[str]]:
+    """Read what `save_words` wrote; (None, []) where an encoder has learnt no words.
+
+    Args:
+        folder: of the encoder.
+        encoder: from `load_encoder`.
+
+    Returns:
+        the head, from the grid to logits (n, words), and the words.
+
+    Raises:
+        CaptionerError: a file is missing or damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "words.json").exists():
+        return None, []
+    try:
+        words = read_json(folder / "words.json")
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError("words.json is no list of words")
+        head = build_head(encoder, len(words), seed=0)
+        head.set_weights(load_arrays(folder / "words.npz"))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CaptionerError(
+            f"{folder}: no usable word head ({reason}); run the encoder stage"
+        ) from error
+    return head, words
+
+
+def word_function(head: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """Compile a word head for grids as they are stored.
+
+    Returns:
+        a function from (n, cells, channels) float16 to probabilities (n, words) float16.
+    """
+    _, rows, columns, channels = head.input_shape
+
+    @tf.function(input_signature=[tf.TensorSpec((None, rows * columns, channels), tf.float16)])
+    def compiled(grid):
+        grid = tf.reshape(tf.cast(grid, tf.float32), (-1, rows, columns, channels))
+        return tf.cast(tf.sigmoid(head(grid, training=False)), tf.float16)
+
+    return lambda grid: compiled(grid).numpy()
+
+
 def grid_function(encoder: keras.Model, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
     """Compile the encoder for batches of up to `batch_size` pictures.
 
@@ -175,15 +244,28 @@ def extract_features(
     pictures: int,
     batch_size: int,
     folder: Path,
+    *,
+    mirrored: np.ndarray | None = None,
+    head: keras.Model | None = None,
 ) -> tuple[int, int]:
-    """Write grid.npy and pooled.npy (the mean over the cells) for all pictures.
+    """Write what an encoder makes of all pictures, in float16.
+
+    grid.npy            (pictures, cells, channels), cells row by row
+    pooled.npy          (pictures, channels), the mean over the cells
+    grid_mirrored.npy   (len(mirrored), cells, channels), and
+    pooled_mirrored.npy (len(mirrored), channels): row r is of picture mirrored[r] with left and
+                        right swapped; its cells go from the left to the right of what is seen then
+    words.npy           (pictures, words), probabilities; where there is a head
 
     Args:
         encoder: from `build_encoder` or `load_encoder`.
         batches: (number of the first picture, (n, size, size, 3) uint8), n <= batch_size.
         pictures: how many there are in all.
         batch_size: pictures a call of the CNN.
-        folder: existing folder for the two files.
+        folder: existing folder for the files.
+        mirrored: numbers, ascending, of the pictures that are also seen mirrored; None for no such
+            files.
+        head: from `load_words`.
 
     Returns:
         cells and channels of the grid.
@@ -191,16 +273,33 @@ def extract_features(
     grid_of = grid_function(encoder, batch_size)
     _, rows, columns, channels = encoder.output_shape
     cells = rows * columns
-    grid = _new_array(folder / "grid.npy", (pictures, cells, channels))
-    pooled = _new_array(folder / "pooled.npy", (pictures, channels))
+
+    shapes = {"grid": (pictures, cells, channels), "pooled": (pictures, channels)}
+    if mirrored is not None:
+        shapes |= {f"{name}_mirrored": (len(mirrored), *shapes[name][1:]) for name in shapes}
+    if head is not None:
+        shapes["words"], words_of = (pictures, head.output_shape[1]), word_function(head)
+    arrays = {
+        name: np.lib.format.open_memmap(
+            folder / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape
+        )
+        for name, shape in shapes.items()
+    }
+
+    def write(places: np.ndarray, seen: np.ndarray, suffix: str = "") -> np.ndarray:
+        found = grid_of(seen)
+        arrays[f"grid{suffix}"][places] = found
+        arrays[f"pooled{suffix}"][places] = found.mean(axis=1, dtype=np.float32)
+        return found
+
     for first, batch in batches:
-        found = grid_of(batch)
-        grid[first : first + len(batch)] = found
-        pooled[first : first + len(batch)] = found.mean(axis=1, dtype=np.float32)
-    grid.flush()
-    pooled.flush()
+        numbers = np.arange(first, first + len(batch))
+        found = write(numbers, batch)
+        if head is not None:
+            arrays["words"][numbers] = words_of(found)
+        if mirrored is not None and (turned := np.isin(numbers, mirrored)).any():
+            places = np.searchsorted(mirrored, numbers[turned])
+            write(places, batch[turned][:, :, ::-1], "_mirrored")
+    for array in arrays.values():
+        array.flush()
     return cells, channels
-
-
-def _new_array(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)

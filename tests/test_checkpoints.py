@@ -1,0 +1,76 @@
+"""checkpoints.py: what is found again after a kill, and by which training."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from captioner.checkpoints import State, assign, load_arrays
+
+SETTINGS = {"epochs": 4, "dropout": 0.3}
+
+
+def test_state_belongs_to_settings_and_inputs(tmp_path):
+    state = State.of(tmp_path, SETTINGS, "digest")
+    assert state.newest() is None
+    assert state.run_id is None
+    state.run_id = "abc"
+    state.epoch(9).mkdir()
+    state.epoch(10).mkdir()
+    (tmp_path / "stray file").write_text("")
+
+    same = State.of(tmp_path, dict(SETTINGS), "digest")
+    assert same.run_id == "abc"
+    assert same.newest() == state.folder / "epoch-0010"
+
+    others = [State.of(tmp_path, SETTINGS | {"dropout": 0.4}, "digest")]
+    assert not state.folder.exists()  # one state at a time
+    others.append(State.of(tmp_path, SETTINGS, "other data"))
+    assert len({s.folder for s in (state, *others)}) == 3
+    assert all(other.newest() is None and other.run_id is None for other in others)
+    assert [path.name for path in tmp_path.iterdir()] == ["stray file"]
+
+
+def test_phases_of_a_training_have_epochs_of_their_own_and_go_with_it(tmp_path):
+    state = State.of(tmp_path, SETTINGS, "digest")
+    first, second = state.phase("first"), state.phase("second")
+    first.epoch(3).mkdir(parents=True)
+    assert first.newest() == state.folder / "first" / "epoch-0003"
+    assert second.newest() is None
+    assert state.newest() is None
+    again = State.of(tmp_path, SETTINGS, "digest").phase("first")
+    assert again.newest() == first.newest()
+    State.of(tmp_path, SETTINGS, "other data")
+    assert not first.folder.exists()
+
+
+def test_what_a_kill_left_half_written_is_no_epoch(tmp_path):
+    state = State(tmp_path)
+    state.epoch(1).mkdir()
+    (tmp_path / ".partial-123-epoch-0002").mkdir()
+    assert state.newest() == tmp_path / "epoch-0001"
+
+
+def test_removed_state_is_gone(tmp_path):
+    state = State.of(tmp_path, SETTINGS, "digest")
+    state.remove()  # nothing there yet
+    state.run_id = "abc"
+    state.remove()
+    assert not state.folder.exists()
+
+
+def test_arrays_come_back_in_their_order_into_the_variables(tmp_path):
+    """More than ten: arr_10 stands before arr_2 in the alphabet."""
+    values = [np.full(number + 1, number, np.float32) for number in range(12)]
+    np.savez(tmp_path / "weights.npz", *values)
+    variables = [tf.Variable(tf.zeros(number + 1)) for number in range(12)]
+    assign(variables, load_arrays(tmp_path / "weights.npz"))
+    for variable, value in zip(variables, values, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    with pytest.raises(ValueError, match="shorter"):
+        assign(variables, values[:-1])
+
+
+def test_pickles_are_not_opened(tmp_path):
+    np.savez(tmp_path / "weights.npz", np.array([print], object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        load_arrays(tmp_path / "weights.npz")
