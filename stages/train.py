@@ -3,69 +3,110 @@
 from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from captioner import decoding, examples, model, training
+from captioner import examples, model, training
+from captioner.checkpoints import State
+from captioner.cross_entropy import CrossEntropy
 from captioner.determinism import make_deterministic
 from captioner.files import atomic_file, atomic_folder, digest, write_json
+from captioner.self_critical import SelfCritical, sharpen
 from captioner.text import Vocabulary
 from captioner.tracking import TrainingRun
 from captioner.validation import validator
 
 REPORTS = Path("reports/train")
 SETTINGS = set(training.Settings.__annotations__)
+CODE = Path(model.__file__).parent  # every change of it starts a training anew
 
 
 def main() -> None:
     params = read_params()
-    make_deterministic(params.seed)
-    features = examples.read_features("data/features", params.train.attention)
-    train, val = (
-        examples.read_examples(features, "data/features/index.parquet", "data/tokens", split)
-        for split in ("train", "val")
-    )
-    references = examples.read_references("data/captions.parquet", "val")
+    looked_at = params.train.attention
+    features, mirrored = examples.read_features("data/features", looked_at), None
+    if params.features.mirrored:
+        mirrored = examples.read_features("data/features", f"{looked_at}_mirrored")
+    index, tokens = "data/features/index.parquet", "data/tokens"
+    train = examples.read_examples(features, index, tokens, "train", mirrored)
+    val = examples.read_examples(features, index, tokens, "val")
+    references = examples.read_references("data/captions.parquet", "val").tolist()
     vocabulary = Vocabulary.load("data/tokens/vocabulary.json")
-    vectors = np.load("data/tokens/word_vectors.npy")
-    config = model.ModelConfig(
-        *vectors.shape, *features.shape[1:], params.train.units, params.train.attention_units
-    )
-    captioner = model.CaptionModel(config, vectors)
-    settings = training.Settings(**params.train.model_dump(include=SETTINGS), seed=params.seed)
     # What a killed training left belongs to exactly these settings, data and code, or is removed.
-    code = [module.__file__ for module in (decoding, examples, model, training)]
-    state = training.State.of(
-        Path("models/.training"), [config, settings], digest("data/features", "data/tokens", *code)
-    )
+    settings = [params.seed, params.train]
+    inputs = digest("data/features", "data/tokens", *sorted(CODE.glob("*.py")))
+    state = State.of(Path("models/.training"), settings, inputs)
     run = TrainingRun.open(state.run_id, params.dataset, params.model_dump())
     state.run_id = run.run_id
 
-    trainer = training.Trainer(captioner, train, val, settings, state)
-    progress = trainer.run(
-        validator(captioner, vocabulary, val, references.tolist()),
-        lambda row: report(run, row),
-    )
+    history, best = [], []
     with atomic_folder("models/captioner") as folder:
-        model.save_captioner(captioner, folder)
+        for member in params.train.members:
+            make_deterministic(params.seed + member)
+            vectors = np.load("data/tokens/word_vectors.npy")
+            sizes = (*vectors.shape, *features.shape[1:], params.train.units, params.train.heads)
+            captioner = model.CaptionModel(model.ModelConfig(*sizes), vectors)
+            score = validator(captioner, vocabulary, val, references)
+            rows = learn(captioner, train, params, member, state, score, reporter(run, history))
+            best.append(max(rows, key=lambda row: row["val_cider_d"]))
+            (folder / str(member)).mkdir()
+            model.save_captioner(captioner, folder / str(member))
     with atomic_file(REPORTS / "history.csv") as path:
-        pd.DataFrame(progress.history).to_csv(path, index=False)
-    best = progress.history[progress.best_epoch - 1]
+        pd.DataFrame(history).to_csv(path, index=False)
     # Under names of their own: MLflow's curves of these end with the last epoch.
-    metrics = {f"best_{name}": best[name] for name in ("epoch", "loss", "val_loss", "val_cider_d")}
-    metrics |= {"epochs": progress.epoch, "parameters": captioner.count_params()}
+    means = pd.DataFrame(best).mean()
+    metrics = {f"best_{name}": means[name] for name in ("epoch", "val_loss", "val_cider_d")}
+    metrics |= {"epochs": len(history), "parameters": captioner.count_params()}
     write_json(REPORTS / "metrics.json", metrics)
     run.sign(Path("models/captioner"))
     run.close()
     state.remove()
 
 
-def report(run: TrainingRun, row: dict[str, float]) -> None:
-    run.log_epoch(row["epoch"], row)
-    values = ", ".join(f"{name} {row[name]:.3f}" for name in ("loss", "val_loss", "val_cider_d"))
-    print(f"epoch {row['epoch']}: {values}", flush=True)
+def learn(captioner, train, params, member: int, state: State, score, on_epoch) -> list[dict]:
+    """Cross-entropy, then self-critical training; the better of the two is kept."""
+    options = params.train
+    settings = options.model_dump(include=SETTINGS) | {"seed": params.seed + member}
+    objective = CrossEntropy(captioner, train, options.dropout, options.label_smoothing)
+    trainer = training.Trainer(
+        captioner, objective, training.Settings(**settings), state.phase(f"{member}-words")
+    )
+    rows = trainer.run(score, on_epoch).history
+    if options.self_critical_epochs == 0:
+        return rows
+    words_alone = captioner.get_weights()
+    sharpen(captioner)
+    settings |= {
+        "epochs": options.self_critical_epochs,
+        "learning_rate": options.self_critical_rate,
+    }
+    longest = params.tokenize.max_length
+    objective = SelfCritical(
+        captioner, train, options.dropout, options.self_critical_samples, longest
+    )
+    trainer = training.Trainer(
+        captioner, objective, training.Settings(**settings), state.phase(f"{member}-captions")
+    )
+    more = trainer.run(score, on_epoch).history
+    if max(row["val_cider_d"] for row in more) <= max(row["val_cider_d"] for row in rows):
+        captioner.set_weights(words_alone)
+    return [*rows, *more]
+
+
+def reporter(run: TrainingRun, history: list[dict]) -> Callable[[dict], None]:
+    """Tell a person and MLflow of each epoch, numbered through all phases and members."""
+
+    def report(row: dict[str, float]) -> None:
+        row = row | {"epoch": len(history) + 1}
+        history.append(row)
+        run.log_epoch(row["epoch"], row)
+        values = ", ".join(f"{name} {value:.3g}" for name, value in row.items() if name != "epoch")
+        print(f"epoch {row['epoch']}: {values}", flush=True)
+
+    return report
 
 
 if __name__ == "__main__":

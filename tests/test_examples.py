@@ -1,4 +1,6 @@
-"""examples.py: captions grouped by picture, batches of like length."""
+"""examples.py: captions grouped by picture, mirror images, random batches."""
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -7,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from captioner.examples import (
-    LENGTH_STEP,
-    batches,
+    Examples,
     captions_by_picture,
     read_examples,
     read_features,
     read_references,
+    shuffled_batches,
 )
 from captioner.text import END, PAD, START
 
@@ -27,11 +29,6 @@ CAPTIONS = np.array(
     np.uint16,
 )
 PICTURES = np.array([0, 2, 2, 2, 3], np.int32)
-
-
-def padded(lengths: list[int], width: int) -> np.ndarray:
-    """One caption for each picture, of given numbers of tokens."""
-    return np.array([[[9] * length + [PAD] * (width - length)] for length in lengths])
 
 
 def test_captions_are_grouped_by_picture_and_filled_up_with_padding():
@@ -59,48 +56,56 @@ def test_grouping_loses_and_invents_no_caption(counts, data):
         assert group[group != PAD].tolist() == captions[pictures == row].ravel().tolist()
 
 
-def test_batches_in_fixed_order_go_by_length():
-    plan = list(batches(padded([3, 9, 4, 8], 10), 2, None))
-    # Lengths 3 and 4 fit into 4 tokens; 8 and 9 would take 12, but no caption is longer than 10.
-    assert [(chosen.tolist(), length) for chosen, length in plan] == [([0, 2], 4), ([1, 3], 10)]
-
-
-lengths = st.lists(st.integers(2, 17), min_size=1, max_size=40)
-
-
-@given(lengths, st.integers(1, 9), st.none() | st.integers(0, 99))
-def test_an_epoch_holds_every_picture_once_and_cuts_no_caption(lengths, size, seed):
-    tokens = padded(lengths, 17)
-    rng = None if seed is None else np.random.default_rng(seed)
-    plan = list(batches(tokens, size, rng))
-    assert sorted(number for chosen, _ in plan for number in chosen) == list(range(len(lengths)))
-    assert sorted(len(chosen) for chosen, _ in plan)[1:] == [size] * (len(plan) - 1)
-    for chosen, length in plan:
-        longest = max(lengths[number] for number in chosen)
-        assert longest <= length < longest + LENGTH_STEP
-        assert length % LENGTH_STEP == 0 or length == 17
-        assert chosen.tolist() == sorted(chosen)
-
-
-def test_longest_caption_of_a_picture_decides():
-    tokens = np.array([[[1, 4, 2, 0, 0, 0], [1, 4, 4, 4, 2, 0]]])
-    assert [length for _, length in batches(tokens, 1, None)] == [6]
+@given(st.integers(0, 40), st.integers(1, 9), st.integers(0, 99))
+def test_an_epoch_holds_every_picture_once_in_batches_of_one_size(pictures, size, seed):
+    plan = list(shuffled_batches(pictures, size, np.random.default_rng(seed)))
+    assert sorted(number for chosen in plan for number in chosen) == list(range(pictures))
+    assert all(len(chosen) == size for chosen in plan[:-1])
+    assert all(1 <= len(chosen) <= size for chosen in plan)
+    assert all(chosen.tolist() == sorted(chosen) for chosen in plan)
 
 
 def test_order_comes_from_the_generator_alone():
-    tokens = padded([3, 4, 5, 6, 7, 8] * 5, 8)
+    def plan(*seed):
+        rng = np.random.default_rng(seed)
+        return [chosen.tolist() for chosen in shuffled_batches(30, 4, rng)]
 
-    def plan(seed):
-        return [
-            (chosen.tolist(), length)
-            for chosen, length in batches(tokens, 4, np.random.default_rng(seed))
-        ]
-
-    first = plan([1, 0])
+    first = plan(1, 0)
     np.random.seed(5)  # noqa: NPY002  (whatever else drew numbers before)
-    list(batches(tokens, 3, np.random.default_rng(7)))
-    assert plan([1, 0]) == first
-    assert plan([1, 1]) != first
+    list(shuffled_batches(30, 3, np.random.default_rng(7)))
+    assert plan(1, 0) == first
+    assert plan(1, 1) != first
+    assert first[0] != [0, 1, 2, 3]
+
+
+def numbered(pictures: int) -> Examples:
+    """Every second row of all; features hold the row, those of mirror images it below zero."""
+    rows = np.arange(0, 2 * pictures, 2)
+    features = np.arange(2 * pictures, dtype=np.float16)[:, None, None] * np.ones((1, 2, 3))
+    names = rows.astype(str)
+    return Examples(features, rows, names, np.zeros((pictures, 1, 4)), -features[rows] - 1)
+
+
+def test_features_are_those_of_the_chosen_rows():
+    examples = numbered(5)
+    for rng in (None, np.random.default_rng(1)):
+        loaded = replace(examples, mirrored=None).load(np.array([1, 4]), rng)
+        assert loaded.shape == (2, 2, 3)
+        assert loaded[:, 1, 2].tolist() == [2, 8]
+    assert examples.load(np.array([1, 4]))[:, 0, 0].tolist() == [2, 8]  # without chance no mirror
+
+
+def test_a_mirrored_picture_is_its_own_mirror_image_and_the_original_stays():
+    examples = numbered(200)
+    chosen = np.arange(0, 200, 2)
+    original = examples.features.copy()
+    loaded = examples.load(chosen, np.random.default_rng(1))[:, 0, 0]
+    turned = loaded < 0
+    assert 25 < turned.sum() < 75  # five standard deviations
+    np.testing.assert_array_equal(np.where(turned, -1 - loaded, loaded), 2 * chosen)
+    again = examples.load(chosen, np.random.default_rng(1))[:, 0, 0]
+    np.testing.assert_array_equal(again, loaded)
+    np.testing.assert_array_equal(examples.features, original)
 
 
 @pytest.fixture
@@ -128,8 +133,23 @@ def test_examples_of_a_split(stored):
     examples = read_examples(features, stored / "index.parquet", stored, "train")
     assert examples.features is features
     assert examples.rows.tolist() == [0, 2]
+    assert examples.names.tolist() == ["a", "c"]
     assert examples.tokens[:, 0].tolist() == [[START, 4, END, PAD], [START, 5, END, PAD]]
     assert examples.tokens.shape == (2, 3, 4)
+    assert examples.mirrored is None
+    loaded = examples.load(np.array([1]))
+    assert loaded.tolist() == [[[12, 13, 14], [15, 16, 17]]]
+    assert loaded.dtype == np.float16
+    assert not isinstance(loaded, np.memmap)  # it has left the disk
+
+
+def test_mirror_images_of_a_split_stand_in_its_order(stored):
+    features = read_features(stored, "grid")
+    np.save(stored / "mirrored.npy", 100 + features[[0, 2]])
+    mirrored = np.load(stored / "mirrored.npy", mmap_mode="r")
+    examples = read_examples(features, stored / "index.parquet", stored, "train", mirrored)
+    seen = {tuple(examples.load(np.array([1]), np.random.default_rng(n))[0, 0]) for n in range(20)}
+    assert seen == {(12, 13, 14), (112, 113, 114)}
 
 
 def test_references_come_by_picture_in_the_order_of_the_table(tmp_path):

@@ -2,7 +2,7 @@
 
 After the figures of "Show, Attend and Tell" (Xu et al. 2015, section 5.4). The weights are computed
 anew by teacher forcing: a model that reads a caption goes through the very states in which it wrote
-it, since the search carries coverage with each hypothesis.
+it. Each head of the attention has weights of its own; what is drawn is their mean.
 """
 
 import math
@@ -76,11 +76,11 @@ def attention_weights(
         # `step` reads a word and then looks, and what it sees chooses the next word: the weights
         # of a word are those after reading the one before it, for the first word <start>.
         read = tf.concat([tf.fill((batch_size, 1), START), words[:, :-1]], 1)
-        gates = model.lstm_words(model.word_projection(model.words(read)))
-        gates = tf.transpose(gates, (1, 0, 2))[:, :, None]  # (length, pictures, 1, 4 units)
-        start = (state, state[-1])  # any weights of the right shape: here the zeros of coverage
-        _, weights = tf.scan(lambda last, now: model.step(memory, last[0], now), gates, start)
-        return tf.transpose(weights[:, :, 0], (1, 0, 2))
+        found = tf.TensorArray(tf.float32, length)
+        for position in tf.range(length):
+            state, _, weights = model.step(memory, state, read[:, position, None])
+            found = found.write(position, tf.reduce_mean(weights[:, :, 0], 1))  # over the heads
+        return tf.transpose(found.stack(), (1, 0, 2))
 
     for first in range(0, pictures, batch_size):
         batch = slice(first, first + batch_size)

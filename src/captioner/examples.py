@@ -1,9 +1,4 @@
-"""Pictures with their captions as training reads them: picture by picture, in batches of like
-length.
-
-A batch holds pictures whose longest captions are about equally long, padded to a multiple of four
-words: little padding, and few different shapes to compile for.
-"""
+"""Pictures with their captions as training reads them: picture by picture, in random batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +9,6 @@ import pandas as pd
 
 from captioner.text import PAD
 
-LENGTH_STEP = 4  # captions are padded to a multiple of this many words
-
 
 @dataclass(frozen=True)
 class Examples:
@@ -24,13 +17,34 @@ class Examples:
     Attributes:
         features: (all pictures, cells, channels) float16, usually a memory map of all splits.
         rows: (pictures,) the rows of `features` that belong to these examples.
+        names: (pictures,) their ids.
         tokens: (pictures, captions, length) integer: <start>, words, <end>, <pad>; a picture with
             fewer captions than others has rows of <pad>.
+        mirrored: (pictures, cells, channels) float16, features of the mirrored pictures, a memory
+            map too; None where there are none.
     """
 
     features: np.ndarray
     rows: np.ndarray
+    names: np.ndarray
     tokens: np.ndarray
+    mirrored: np.ndarray | None = None
+
+    def load(self, chosen: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Read the features of some pictures; only these leave the disk.
+
+        Args:
+            chosen: (n,) which examples, ascending.
+            rng: takes about half of the pictures mirrored, where mirror images are there.
+
+        Returns:
+            (n, cells, channels) float16.
+        """
+        found = np.array(self.features[self.rows[chosen]])
+        if self.mirrored is not None and rng is not None:
+            turned = rng.random(len(chosen)) < 0.5
+            found[turned] = self.mirrored[chosen[turned]]
+        return found
 
 
 def read_features(folder: Path | str, attention: str) -> np.ndarray:
@@ -44,21 +58,27 @@ def read_features(folder: Path | str, attention: str) -> np.ndarray:
 
 
 def read_examples(
-    features: np.ndarray, index: Path | str, tokens: Path | str, split: str
+    features: np.ndarray,
+    index: Path | str,
+    tokens: Path | str,
+    split: str,
+    mirrored: np.ndarray | None = None,
 ) -> Examples:
     """The examples of a split.
 
     Args:
         features: from `read_features`.
-        index: Parquet with the `split` of each row of `features`.
+        index: Parquet with the `image_id` and `split` of each row of `features`.
         tokens: folder of captions.npy (captions, length) and pictures.npy (captions,).
         split: train, val or test.
+        mirrored: features of the split's mirrored pictures, in the order of its rows.
     """
-    splits = pd.read_parquet(index, columns=["split"])["split"].to_numpy()
-    rows = np.flatnonzero(splits == split)
+    table = pd.read_parquet(index, columns=["image_id", "split"])
+    rows = np.flatnonzero(table["split"] == split)
     captions = np.load(Path(tokens) / "captions.npy")
     pictures = np.load(Path(tokens) / "pictures.npy")
-    return Examples(features, rows, captions_by_picture(captions, pictures, rows))
+    grouped = captions_by_picture(captions, pictures, rows)
+    return Examples(features, rows, table["image_id"].to_numpy()[rows], grouped, mirrored)
 
 
 def read_references(captions: Path | str, split: str) -> pd.Series:
@@ -86,27 +106,13 @@ def captions_by_picture(tokens: np.ndarray, pictures: np.ndarray, rows: np.ndarr
     return grouped
 
 
-def batches(
-    tokens: np.ndarray, size: int, rng: np.random.Generator | None
-) -> Iterator[tuple[np.ndarray, int]]:
-    """Batches of pictures of similar length.
-
-    Args:
-        tokens: (pictures, captions, length).
-        size: pictures a batch; only the longest batch may hold fewer.
-        rng: shuffles; None for a fixed order.
+def shuffled_batches(pictures: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """All pictures in random order.
 
     Yields:
-        indices (at most size,) into `tokens`, ascending, and the padded length (<start> and <end>
-        included).
+        (at most size,) numbers below `pictures`, ascending within a batch, as a memory map is best
+        read; only the last batch may hold fewer.
     """
-    lengths = (tokens != PAD).sum(-1).max(-1)
-    noise = 0.0 if rng is None else rng.random(len(lengths)) * LENGTH_STEP
-    order = np.argsort(lengths + noise, kind="stable")
-    starts = np.arange(0, len(order), size)
-    if rng is not None:
-        rng.shuffle(starts)
-    for start in starts:
-        chosen = np.sort(order[start : start + size])
-        padded = -(-int(lengths[chosen].max()) // LENGTH_STEP) * LENGTH_STEP
-        yield chosen, min(padded, tokens.shape[-1])
+    order = rng.permutation(pictures)
+    for start in range(0, pictures, size):
+        yield np.sort(order[start : start + size])

@@ -1,18 +1,21 @@
 """The captioning LSTM: it reads a picture's features and says the next word.
 
-After "Show, Attend and Tell" (Xu et al. 2015, sections 3.1.2 and 3.3): at every step additive
-attention (Bahdanau et al. 2014) weighs the cells of the CNN's feature grid by the LSTM's state; the
-weighted mean, the context, helps to choose the next word and feeds the LSTM together with it. Word
-vectors start from GloVe and pass through a projection.
+Three layers, as in "Bottom-Up and Top-Down Attention" (Anderson et al. 2018, section 3.2): a first
+LSTM reads the words said so far, its state asks the picture where to look, and a second LSTM reads
+what was found there and chooses the next word. Unlike there nothing flows back from the second LSTM
+to the first; so in training each layer runs over whole captions before the next one starts, and the
+attention of all words is one matrix product. Attention is by scaled dot products in several heads
+(Vaswani et al. 2017, section 3.2.2) over the cells of the CNN's grid. Word vectors start from GloVe
+and pass through a projection.
 
-Everything is laid out picture by picture: axis 0 counts pictures, axis 1 counts sequences of one
-picture (its five captions in training, its beam in decoding). What depends on the picture alone is
-computed once for all its sequences, and the work over words that needs no state (word projection,
-vocabulary softmax) is done outside the loop over time, in one matrix product.
+What depends on the picture alone is computed once for all its captions or its whole beam. Training
+and decoding have a layout each: captions "packed" without padding (`packing.Packed`), and
+(pictures, sequences, ...) for one word of all hypotheses.
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -21,7 +24,10 @@ from keras import layers
 
 from captioner import CaptionerError
 from captioner.files import read_json, write_json
-from captioner.text import PAD
+from captioner.packing import Packed, by_picture, by_token, of_picture
+from captioner.recurrence import lstm_cell, packed_lstm
+
+PROJECTED_WORD = 256  # words are projected to this length before they enter the LSTM
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,8 @@ class ModelConfig:
         vocabulary: number of words, special ones included.
         word_size: length of the (GloVe) word vectors.
         cells, channels: shape of a picture's features; one cell for pooled features.
-        units: size of the LSTM state, and to which the channels of a cell are projected.
-        attention_units: size of the space in which states and cells are compared.
+        units: size of the LSTMs' states, and to which the channels of a cell are projected.
+        heads: of the attention; they share the units among themselves.
     """
 
     vocabulary: int
@@ -41,10 +47,21 @@ class ModelConfig:
     cells: int
     channels: int
     units: int
-    attention_units: int
+    heads: int
 
 
-PROJECTED_WORD = 256  # words are projected to this length before they enter the LSTM
+class Memory(NamedTuple):
+    """What depends on a picture alone.
+
+    Attributes:
+        cells: (pictures, heads, cells, units / heads), the projected grid, what attention finds.
+        keys: of the same shape, what it compares with.
+        gates: (pictures, 4 units), the picture's share of the first LSTM's gates.
+    """
+
+    cells: tf.Tensor
+    keys: tf.Tensor
+    gates: tf.Tensor
 
 
 class CaptionModel(keras.Model):
@@ -71,133 +88,101 @@ class CaptionModel(keras.Model):
         self.cell_positions = layers.Embedding(
             config.cells, units, embeddings_initializer=scatter, name="cell_positions"
         )
-        self.attention_keys = layers.Dense(config.attention_units, name="attention_keys")
-        self.attention_query = layers.Dense(
-            config.attention_units, use_bias=False, name="attention_query"
-        )
-        self.attention_coverage = layers.Dense(
-            config.attention_units, use_bias=False, name="attention_coverage"
-        )
-        self.attention_score = layers.Dense(1, use_bias=False, name="attention_score")
+        self.keys = layers.Dense(units, use_bias=False, name="keys")
+        self.query = layers.Dense(units, use_bias=False, name="query")
         self.initial_state = layers.Dense(2 * units, activation="tanh", name="initial_state")
-        # One LSTM kernel in two parts, since the words' share needs no state (gates: i, f, g, o).
-        self.lstm_words = layers.Dense(4 * units, name="lstm_words")
-        self.lstm_recurrent = layers.Dense(
-            4 * units, use_bias=False, kernel_initializer="glorot_uniform", name="lstm_recurrent"
-        )
-        self.output_projection = layers.Dense(units, name="output_projection")
+        # Each LSTM's kernel in parts: what needs no state is multiplied outside the recurrence.
+        self.reader_words = layers.Dense(4 * units, name="reader_words")
+        self.reader_picture = layers.Dense(4 * units, use_bias=False, name="reader_picture")
+        self.reader_recurrent = layers.Dense(4 * units, use_bias=False, name="reader_recurrent")
+        self.speaker_inputs = layers.Dense(4 * units, name="speaker_inputs")
+        self.speaker_recurrent = layers.Dense(4 * units, use_bias=False, name="speaker_recurrent")
+        self.output_projection = layers.Dense(units, activation="tanh", name="output_projection")
         self.vocabulary_logits = layers.Dense(config.vocabulary, name="vocabulary_logits")
         self._build()
 
     def _build(self) -> None:
         """Create all weights at once, in a fixed order, so that they can be loaded and compared."""
-        features = tf.zeros((1, self.config.cells, self.config.channels), tf.float16)
-        self.logits(features, tf.zeros((1, 1, 2), tf.int32))
-        units = self.config.units
+        config, units = self.config, self.config.units
+        memory, state = self.look(tf.zeros((1, config.cells, config.channels), tf.float16))
+        self.next_word(memory, state, tf.zeros((1, 1), tf.int32))
         bias = np.zeros(4 * units, np.float32)
         bias[units : 2 * units] = 1.0  # forget gate (Jozefowicz et al. 2015)
-        self.lstm_words.bias.assign(bias)
+        self.reader_words.bias.assign(bias)
+        self.speaker_inputs.bias.assign(bias)
         self.built = True
 
-    def look(self, features: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], tuple]:
+    def look(self, features: tf.Tensor, drop=lambda x: x) -> tuple[Memory, tuple]:
         """What depends on the picture alone.
 
         Args:
             features: (pictures, cells, channels) float16.
+            drop: applied to the picture's mean when training.
 
         Returns:
-            memory: projected cells (pictures, cells, units) and their keys
-                (pictures, cells, attention_units).
-            state: h and c of the LSTM, each (pictures, 1, units), the first context: the mean
-                cell (pictures, 1, units), and coverage (pictures, 1, cells), zeros.
+            the memory, and the state before the first word: h and c of both LSTMs, each
+            (pictures, 1, units).
         """
         cells = self.cell_projection(tf.cast(features, tf.float32))
+        mean = tf.reduce_mean(cells, 1)
+        h, c = tf.split(self.initial_state(mean)[:, None], 2, -1)
         cells += self.cell_positions(tf.range(self.config.cells))
-        mean = tf.reduce_mean(cells, 1, keepdims=True)
-        h, c = tf.split(self.initial_state(mean), 2, -1)
-        return (cells, self.attention_keys(cells)), (
-            h,
-            c,
-            mean,
-            tf.zeros_like(cells[:, None, :, 0]),
-        )
+        keys, cells = self._heads(self.keys(cells)), self._heads(cells)
+        nothing = tf.zeros_like(h)
+        return Memory(cells, keys, self.reader_picture(drop(mean))), (h, c, nothing, nothing)
 
-    def attend(self, memory: tuple[tf.Tensor, tf.Tensor], h: tf.Tensor, coverage: tf.Tensor):
-        """Additive attention with coverage: score = v . tanh(W cell + U h + w coverage).
-
-        Coverage, the sum of a cell's weights so far, tells what was looked at already (See et al.
-        2017, section 2.3): else the second object of a scene is all too often the first again.
+    def attend(self, memory: Memory, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scaled dot-product attention.
 
         Args:
             memory: from `look`.
-            h: (pictures, sequences, units).
-            coverage: (pictures, sequences, cells).
+            h: (pictures, sequences, units), states of the first LSTM.
 
         Returns:
-            context (pictures, sequences, units), weights (pictures, sequences, cells).
+            context (pictures, sequences, units), and weights (pictures, heads, sequences, cells).
         """
-        cells, keys = memory
-        query = self.attention_query(h)
-        covered = self.attention_coverage(coverage[..., None])
-        scores = self.attention_score(tf.tanh(keys[:, None] + query[:, :, None] + covered))[..., 0]
+        query = self._heads(self.query(h))
+        scores = tf.matmul(query, memory.keys, transpose_b=True) / query.shape[-1] ** 0.5
         weights = tf.nn.softmax(scores)
-        return tf.matmul(weights, cells), weights
+        context = tf.transpose(tf.matmul(weights, memory.cells), (0, 2, 1, 3))
+        return tf.reshape(context, tf.shape(h)), weights
 
-    def step(self, memory: tuple, state: tuple, gates_of_words: tf.Tensor):
-        """One step: the LSTM reads the last word and context, then looks at the picture anew.
+    def _heads(self, x: tf.Tensor) -> tf.Tensor:
+        """(pictures, n, units) to (pictures, heads, n, units / heads)."""
+        heads, units = self.config.heads, self.config.units
+        pictures, n = tf.unstack(tf.shape(x)[:2])
+        return tf.transpose(tf.reshape(x, (pictures, n, heads, units // heads)), (0, 2, 1, 3))
 
-        Looking after reading, the attention knows the word just said (Luong et al. 2015, section
-        3.3, input feeding); in Xu et al. 2015 it looks first, for the shape of "a red ..." before
-        it knows that "red" was said.
+    def embed(self, words: tf.Tensor) -> tf.Tensor:
+        """Word numbers (...) to projected words (..., PROJECTED_WORD)."""
+        return self.word_projection(self.words(words))
+
+    def step(self, memory: Memory, state: tuple, words: tf.Tensor):
+        """Read a word of each sequence.
 
         Args:
             memory, state: from `look` or the last step.
-            gates_of_words: (pictures, sequences, 4 units), `lstm_words` of the projected words.
+            words: (pictures, sequences) int32.
 
         Returns:
-            state, attention weights (pictures, sequences, cells).
+            state, outputs (pictures, sequences, 2 units + PROJECTED_WORD) for `word_logits`, and
+            attention weights (pictures, heads, sequences, cells).
         """
-        h, c, context, coverage = state
-        gates = gates_of_words + self.lstm_recurrent(tf.concat([context, h], -1))
-        i, f, g, o = tf.split(gates, 4, -1)
-        c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-        h = tf.sigmoid(o) * tf.tanh(c)
-        context, weights = self.attend(memory, h, coverage)
-        return (h, c, context, coverage + weights), weights
-
-    def logits(self, features: tf.Tensor, tokens: tf.Tensor, dropout: "Dropout | None" = None):
-        """Teacher forcing: logits of each real next word of given captions.
-
-        Args:
-            features: (pictures, cells, channels) float16.
-            tokens: (pictures, sequences, length) int32: <start>, words, <end>, then <pad>.
-            dropout: applied to words and outputs when training.
-
-        Returns:
-            logits (real tokens, vocabulary) and targets (real tokens,), picture by picture.
-        """
-        drop = dropout or (lambda x: x)
-        memory, state = self.look(features)
-        inputs, targets = tokens[:, :, :-1], tokens[:, :, 1:]
-        words = drop(self.word_projection(self.words(inputs)))
-        gates = tf.unstack(self.lstm_words(words), tokens.shape[2] - 1, axis=2)
-        sequences = tf.shape(tokens)[1]
-        state = tuple(tf.repeat(x, sequences, axis=1) for x in state)
-        outputs = []
-        for gates_now in gates:  # unrolled: one graph for each padded length
-            state, _ = self.step(memory, state, gates_now)
-            h, _, context, _ = state
-            outputs.append(tf.concat([h, context], -1))
-        outputs = tf.concat([tf.stack(outputs, axis=2), words], -1)
-        real = targets != PAD  # the vocabulary softmax costs most: real words only
-        logits = self.word_logits(tf.boolean_mask(outputs, real), drop)
-        return logits, tf.boolean_mask(targets, real)
+        reader_h, reader_c, speaker_h, speaker_c = state
+        words = self.embed(words)
+        gates = self.reader_words(words) + memory.gates[:, None] + self.reader_recurrent(reader_h)
+        reader_h, reader_c = lstm_cell(gates, reader_c)
+        context, weights = self.attend(memory, reader_h)
+        gates = self.speaker_inputs(tf.concat([context, reader_h], -1))
+        speaker_h, speaker_c = lstm_cell(gates + self.speaker_recurrent(speaker_h), speaker_c)
+        outputs = tf.concat([speaker_h, context, words], -1)
+        return (reader_h, reader_c, speaker_h, speaker_c), outputs, weights
 
     def word_logits(self, outputs: tf.Tensor, drop=lambda x: x) -> tf.Tensor:
-        """(..., units + units + PROJECTED_WORD): h, context, word -> (..., vocabulary)."""
-        return self.vocabulary_logits(drop(tf.tanh(self.output_projection(drop(outputs)))))
+        """(..., 2 units + PROJECTED_WORD): h, context, word -> (..., vocabulary)."""
+        return self.vocabulary_logits(drop(self.output_projection(drop(outputs))))
 
-    def next_word(self, memory: tuple, state: tuple, words: tf.Tensor):
+    def next_word(self, memory: Memory, state: tuple, words: tf.Tensor):
         """One step of decoding.
 
         Args:
@@ -207,11 +192,33 @@ class CaptionModel(keras.Model):
         Returns:
             log-probabilities (pictures, sequences, vocabulary) and the new state.
         """
-        projected = self.word_projection(self.words(words))
-        state, _ = self.step(memory, state, self.lstm_words(projected))
-        h, _, context, _ = state
-        logits = self.word_logits(tf.concat([h, context, projected], -1))
-        return tf.nn.log_softmax(logits), state
+        state, outputs, _ = self.step(memory, state, words)
+        return tf.nn.log_softmax(self.word_logits(outputs)), state
+
+    def logits(self, features: tf.Tensor, captions: Packed, dropout: "Dropout | None" = None):
+        """Teacher forcing: logits of each next word of given captions.
+
+        Args:
+            features: (pictures, cells, channels) float16.
+            captions: of these pictures, as tensors.
+            dropout: applied to what the layers read and to the outputs when training.
+
+        Returns:
+            logits (tokens, vocabulary), for `captions.targets`.
+        """
+        drop = dropout or (lambda x: x)
+        memory, state = self.look(features, drop)
+        h, c, nothing, _ = (tf.gather(x[:, 0], captions.pictures) for x in state)
+        words = drop(self.embed(captions.inputs))
+        gates = self.reader_words(words) + of_picture(memory.gates, captions)
+        kernel = tf.convert_to_tensor(self.reader_recurrent.kernel)
+        heard, _ = packed_lstm(gates, kernel, h, c, captions.counts)
+        context, _ = self.attend(memory, by_picture(heard, captions))
+        context = by_token(context, captions)
+        gates = self.speaker_inputs(drop(tf.concat([context, heard], -1)))
+        kernel = tf.convert_to_tensor(self.speaker_recurrent.kernel)
+        said, _ = packed_lstm(gates, kernel, nothing, nothing, captions.counts)
+        return self.word_logits(tf.concat([said, context, words], -1), drop)
 
 
 class Dropout:
@@ -238,6 +245,18 @@ def save_captioner(model: CaptionModel, folder: Path) -> None:
     model.save_weights(folder / "weights.weights.h5")
 
 
+# h5py raises the first five, sizes that do not fit the others.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,
+    ArithmeticError,
+    tf.errors.OpError,
+)
+
+
 def load_captioner(folder: Path | str) -> CaptionModel:
     """Read what `save_captioner` wrote.
 
@@ -248,9 +267,21 @@ def load_captioner(folder: Path | str) -> CaptionModel:
     try:
         model = CaptionModel(ModelConfig(**read_json(folder / "config.json")))
         model.load_weights(folder / "weights.weights.h5")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # h5py raises all
+    except _DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
         raise CaptionerError(
             f"{folder}: no usable captioner ({reason}); run the train stage"
         ) from None
     return model
+
+
+def load_captioners(folder: Path | str) -> list[CaptionModel]:
+    """The captioners in the folders below this one, in the order of their numbers.
+
+    Raises:
+        CaptionerError: there is none, or a file is missing or damaged.
+    """
+    folders = sorted((part for part in Path(folder).glob("*/")), key=lambda part: int(part.name))
+    if not folders:
+        raise CaptionerError(f"{folder}: no captioner here; run the train stage")
+    return [load_captioner(part) for part in folders]

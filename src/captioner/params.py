@@ -109,6 +109,16 @@ def _check_together(params: Params) -> None:
         raise CaptionerError(
             f"preprocess.side: {side} is not allowed: encoder.backbone {backbone} needs {limit}"
         )
+    if backbone in ("cnn", "course_cnn") and params.encoder.epochs == 0:
+        raise CaptionerError(
+            f"encoder.epochs: 0 is not allowed: encoder.backbone {backbone} starts from nothing; "
+            "at least 1"
+        )
+    if params.train.units % params.train.heads:
+        raise CaptionerError(
+            f"train.heads: {params.train.heads} is not allowed: they share train.units "
+            f"({params.train.units}) evenly; a divisor of it"
+        )
     source = params.download
     if backbone == "course_cnn" and source.label is None:
         remedy = "name a column in datasets.table.download.label"
@@ -188,6 +198,8 @@ def _resolve(raw: dict[str, Any], dataset: str) -> dict[str, Any]:
 def _explain(error: dict[str, Any], model: type[Section], where: str) -> str:
     """One pydantic error as `key: value: what is allowed`."""
     *sections, key = error["loc"]
+    if isinstance(key, int) and sections:  # a place in a list
+        *sections, key = sections
     owner = SECTIONS[sections[0]] if sections else model
     place = where + ".".join(map(_name, error["loc"]))
     if error["type"] == "missing":
@@ -208,6 +220,8 @@ def _allowed(owner: type[Section], key: str) -> str:
     if "enum" in schema:
         values = [str(v).lower() if isinstance(v, bool) else str(v) for v in schema["enum"]]
         return f"one of: {', '.join(values)}"
+    if schema["type"] == "array":
+        return f"a list of {schema['minItems']} to {schema['maxItems']} whole numbers from 0 on"
     bounds = {
         "minimum": "at least",
         "exclusiveMinimum": "above",

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
@@ -108,13 +109,14 @@ class Preprocess(Section):
 class Encoder(Section):
     backbone: Backbone
     labels: Count
-    epochs: Count
+    epochs: Natural
     batch_size: Count
     learning_rate: Rate
 
 
 class Features(Section):
     batch_size: Count
+    mirrored: bool
 
 
 class Tokenize(Section):
@@ -133,7 +135,7 @@ class Glove(Section):
 class Train(Section):
     attention: Literal["grid", "pooled"]
     units: Annotated[int, Field(ge=1, le=4096)]
-    attention_units: Annotated[int, Field(ge=1, le=4096)]
+    heads: Annotated[int, Field(ge=1, le=64)]
     dropout: Share
     label_smoothing: Share
     pictures_per_batch: Count
@@ -143,11 +145,16 @@ class Train(Section):
     epochs: Count
     patience: Count
     ema: Share
+    self_critical_epochs: Natural
+    self_critical_rate: Rate
+    self_critical_samples: Annotated[int, Field(ge=2, le=100)]
+    members: Annotated[list[Natural], Field(min_length=1, max_length=16)]
 
 
 class Evaluate(Section):
     beam_width: Annotated[int, Field(ge=1, le=100)]
     length_penalty: Annotated[float, Field(ge=0, le=5)]
+    no_repeat: Annotated[int, Field(ge=0, le=10)]
     max_length: Annotated[int, Field(ge=1, le=100)]
     batch_size: Count
     gallery: Annotated[int, Field(ge=1, le=100)]

@@ -1,19 +1,16 @@
-"""Cross-entropy training of the captioning model, picture by picture, with checkpoints that survive
-a kill.
+"""The training loop: epochs, learning rate, averaged weights, checkpoints that survive a kill.
 
-A batch is a number of pictures, each with all its captions, so that a picture's projections are
-computed once; there is one compiled step for each padded length (see `examples.batches`). All
-randomness of an epoch (order, dropout) comes from the seed and the number of the epoch, never from
-what ran before; training killed after epoch 3 and resumed therefore ends with the same bytes as
-training that was left alone.
+What is minimised, and on what, is an `Objective`'s: `cross_entropy.py`, then `self_critical.py`. A
+batch is a number of pictures. All randomness of an epoch (order, dropout, samples) comes from the
+seed and the number of the epoch, never from what ran before; training killed after epoch 3 and
+resumed therefore ends with the same bytes as training that was left alone.
 """
 
-import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import keras
 import numpy as np
@@ -21,11 +18,13 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from captioner import CaptionerError
-from captioner.examples import Examples, batches
+from captioner.checkpoints import Progress, State, assign, load_arrays
+from captioner.examples import shuffled_batches
 from captioner.files import atomic_folder, read_json, write_json
-from captioner.model import CaptionModel, Dropout
+from captioner.model import CaptionModel
 
 BEST = "best.weights.h5"
+WARM_UP = 100  # steps of linearly growing learning rate, or an epoch if that is shorter
 
 
 @dataclass(frozen=True)
@@ -37,71 +36,43 @@ class Settings:
     learning_rate: float
     schedule: str
     clip_norm: float
-    dropout: float
-    label_smoothing: float
     patience: int
     ema: float
     seed: int
 
 
-@dataclass
-class Progress:
-    """What must survive a kill beside the weights."""
-
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    plateau_factor: float = 1.0
-
-    @property
-    def epoch(self) -> int:
-        return len(self.history)
-
-
-class State:
-    """The folder in which a killed training finds what it needs to go on.
+class Objective(Protocol):
+    """What is minimised, and on what.
 
     Attributes:
-        folder: holds epoch-0001 or the like, whole or not at all, and run.json.
+        name: in messages and bars.
+        key: section.key of the learning rate in params.yaml.
+        measure: what the reported value is called in the history.
+        names: (pictures,) the ids of the training pictures.
+        signature: of the tensors that make up a batch.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    name: str
+    key: str
+    measure: str
+    names: np.ndarray
+    signature: tuple
 
-    @classmethod
-    def of(cls, parent: Path, settings: object, inputs: str) -> "State":
-        """The state of the training with exactly these settings and inputs; others are removed.
+    def batch(self, chosen: np.ndarray, seed: tuple[int, int]) -> tuple:
+        """The tensors of a step.
 
         Args:
-            parent: folder of states.
-            settings: anything with a stable `repr`.
-            inputs: digest of the data and the code.
+            chosen: (n,) which training pictures, ascending.
+            seed: another one for each step.
         """
-        name = hashlib.sha256(f"{settings!r} {inputs}".encode()).hexdigest()[:16]
-        for other in parent.glob("*/"):  # folders alone
-            if other.name != name:
-                shutil.rmtree(other)
-        return cls(parent / name)
 
-    @property
-    def run_id(self) -> str | None:
-        """The MLflow run that logs this training, once it is noted."""
-        note = self.folder / "run.json"
-        return read_json(note)["run_id"] if note.exists() else None
+    def loss(self, batch: tuple, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """What is minimised, and a sum and a count whose ratio is reported; inside a tf.function.
 
-    @run_id.setter
-    def run_id(self, run_id: str | None) -> None:
-        write_json(self.folder / "run.json", {"run_id": run_id})
-
-    def epoch(self, number: int) -> Path:
-        return self.folder / f"epoch-{number:04d}"
-
-    def newest(self) -> Path | None:
-        """The folder of the last finished epoch."""
-        return max(self.folder.glob("epoch-*"), default=None)
-
-    def remove(self) -> None:
-        """To be called when the outcome is stored elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        Args:
+            batch: as `signature` says.
+            seed: (2,) int32, another one for each step.
+        """
 
 
 class Trainer:
@@ -109,30 +80,24 @@ class Trainer:
 
     Args:
         model: built and initialised.
-        train, val: the examples; val is used for its loss.
+        objective: what is minimised.
         settings: how to train.
         state: what a killed training left behind is resumed, each finished epoch is kept there.
     """
 
-    def __init__(
-        self,
-        model: CaptionModel,
-        train: Examples,
-        val: Examples,
-        settings: Settings,
-        state: State,
-    ):
-        self.model, self.train, self.val = model, train, val
+    def __init__(self, model: CaptionModel, objective: Objective, settings: Settings, state: State):
+        self.model, self.objective = model, objective
         self.settings, self.state = settings, state
-        self.steps_per_epoch = -(-len(train.rows) // settings.pictures_per_batch)
+        self.steps_per_epoch = -(-len(objective.names) // settings.pictures_per_batch)
         self.optimizer = keras.optimizers.Adam(
-            settings.learning_rate,
-            global_clipnorm=settings.clip_norm,
+            settings.learning_rate, global_clipnorm=settings.clip_norm
         )
         self.optimizer.build(model.trainable_variables)
         self.averages = [tf.Variable(weight.value) for weight in model.trainable_variables]
         self.progress = Progress()
-        self._compiled: dict[tuple[str, int], Callable] = {}
+        # One graph for all batches, whatever the lengths of their captions.
+        signature = [objective.signature, tf.TensorSpec((2,), tf.int32)]
+        self._step = tf.function(self._train_step, input_signature=signature)
 
     def run(
         self, score: Callable[[], dict[str, float]], on_epoch: Callable[[dict], None]
@@ -142,8 +107,8 @@ class Trainer:
         The model ends with the weights of the epoch whose `val_cider_d` was best.
 
         Args:
-            score: free-running scores of the validation split, `val_cider_d` among them; called
-                after each epoch with the model as it would be kept.
+            score: scores of the validation split, `val_cider_d` among them; called after each
+                epoch with the model as it would be kept.
             on_epoch: gets each row of the history, also those of before a kill: it may have come
                 after an epoch was kept and before anyone was told.
 
@@ -156,10 +121,11 @@ class Trainer:
         while not self._done():
             epoch = self.progress.epoch
             row = {"epoch": epoch + 1, "learning_rate": self._learning_rate(epoch, 0)}
-            row["loss"] = self._train_epoch(epoch)
+            row[self.objective.measure] = self._train_epoch(epoch)
             with self._averaged() as own_weights:
-                row["val_loss"] = self._validate(epoch)
                 row |= score()
+                if not np.isfinite(list(row.values())).all():  # the last step was one too far
+                    raise self._diverged(epoch, self.steps_per_epoch - 1, "found in validation")
                 self._keep(row, own_weights)
             on_epoch(row)
         self.model.load_weights(self.state.epoch(self.progress.epoch) / BEST)
@@ -170,10 +136,10 @@ class Trainer:
         return self.progress.epoch >= self.settings.epochs or stale >= self.settings.patience
 
     def _learning_rate(self, epoch: int, step: int) -> float:
-        """Linear warm-up over (at most) 100 steps, then cosine to a tenth, or by plateau."""
+        """Linear warm-up, then cosine to a tenth, or by plateau."""
         done = epoch * self.steps_per_epoch + step
         total = self.settings.epochs * self.steps_per_epoch
-        warm_up = min(1.0, (done + 1) / min(100, self.steps_per_epoch))
+        warm_up = min(1.0, (done + 1) / min(WARM_UP, self.steps_per_epoch))
         if self.settings.schedule == "cosine":
             factor = 0.1 + 0.45 * (1 + np.cos(np.pi * done / total))
         else:
@@ -181,87 +147,51 @@ class Trainer:
         return float(self.settings.learning_rate * warm_up * factor)
 
     def _train_epoch(self, epoch: int) -> float:
-        """Returns the mean cross-entropy a word (nats), without smoothing."""
-        rng = np.random.default_rng([self.settings.seed, epoch])
-        total, words = 0.0, 0
-        plan = list(batches(self.train.tokens, self.settings.pictures_per_batch, rng))
-        bar = tqdm(plan, f"epoch {epoch + 1}/{self.settings.epochs}", unit="batch", disable=None)
-        for number, (chosen, length) in enumerate(bar):
-            rate = self._learning_rate(epoch, number)
-            self.optimizer.learning_rate.assign(rate)
-            seed = tf.constant([self.settings.seed, epoch * self.steps_per_epoch + number])
-            loss, count = self._function("train", length)(
-                *self._load(self.train, chosen, length), seed
-            )
-            loss, count = float(loss), int(count)
-            if not np.isfinite(loss):
-                pictures = ", ".join(map(str, self.train.rows[chosen][:5]))
-                raise _diverged(loss, epoch, number, rate, f"pictures {pictures} ...")
-            total, words = total + loss, words + count
+        """Returns the mean of what the objective reports."""
+        settings, objective = self.settings, self.objective
+        rng = np.random.default_rng([settings.seed, epoch])
+        total, count = 0.0, 0.0
+        plan = list(shuffled_batches(len(objective.names), settings.pictures_per_batch, rng))
+        title = f"{objective.name}, epoch {epoch + 1}/{settings.epochs}"
+        bar = tqdm(plan, title, unit="batch", disable=None)
+        for number, chosen in enumerate(bar):
+            self.optimizer.learning_rate.assign(self._learning_rate(epoch, number))
+            seed = (settings.seed, epoch * self.steps_per_epoch + number)
+            batch = objective.batch(chosen, seed)
+            found, words = map(float, self._step(batch, tf.constant(seed, tf.int32)))
+            if not np.isfinite(found):
+                raise self._diverged(epoch, number, f"pictures {_list(objective.names[chosen])}")
+            total, count = total + found, count + words
             if number % 20 == 0:
-                bar.set_postfix(loss=f"{total / words:.3f}", refresh=False)
-        return total / words
+                bar.set_postfix({objective.measure: f"{total / count:.3f}"}, refresh=False)
+        return total / count
 
-    def _validate(self, epoch: int) -> float:
-        total, words = 0.0, 0
-        for chosen, length in batches(self.val.tokens, self.settings.pictures_per_batch, None):
-            loss, count = self._function("val", length)(*self._load(self.val, chosen, length))
-            total, words = total + float(loss), words + int(count)
-        if not np.isfinite(total):  # the last step of the epoch was one too far
-            last = self.steps_per_epoch - 1
-            rate = self._learning_rate(epoch, last)
-            raise _diverged(total, epoch, last, rate, "found in validation")
-        return total / words
-
-    def _load(self, examples: Examples, chosen: np.ndarray, length: int):
-        """Only a batch of the memory map is read, in ascending order."""
-        features = np.asarray(examples.features[examples.rows[chosen]])
-        return features, examples.tokens[chosen, :, :length].astype(np.int32)
-
-    def _function(self, kind: str, length: int) -> Callable:
-        """The compiled step for one padded length."""
-        if (kind, length) not in self._compiled:
-            config = self.model.config
-            signature = [
-                tf.TensorSpec((None, config.cells, config.channels), tf.float16),
-                tf.TensorSpec((None, None, length), tf.int32),
-            ]
-            if kind == "train":
-                signature.append(tf.TensorSpec((2,), tf.int32))
-            function = self._train_step if kind == "train" else self._val_step
-            self._compiled[kind, length] = tf.function(function, input_signature=signature)
-        return self._compiled[kind, length]
-
-    def _train_step(self, features, tokens, seed):
+    def _train_step(self, batch, seed):
         weights = self.model.trainable_variables
         with tf.GradientTape() as tape:
-            dropout = Dropout(self.settings.dropout, seed)
-            logits, targets = self.model.logits(features, tokens, dropout)
-            objective, loss = smoothed_cross_entropy(logits, targets, self.settings.label_smoothing)
-        self.optimizer.apply_gradients(zip(tape.gradient(objective, weights), weights, strict=True))
+            loss, found, count = self.objective.loss(batch, seed)
+        # Dense, also of the word vectors: Adam would square the gradients of a word's places before
+        # it adds them up, and move frequent words too far.
+        gradients = map(tf.convert_to_tensor, tape.gradient(loss, weights))
+        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         # Averaged weights (Polyak and Juditsky 1992); the memory grows from one step to 1 / (1 -
         # ema).
         done = tf.cast(self.optimizer.iterations, tf.float32)
         keep = tf.minimum(self.settings.ema, done / (done + 10.0))
         for average, weight in zip(self.averages, weights, strict=True):
-            average.assign(keep * average + (1 - keep) * weight)
-        return loss, tf.size(targets)
-
-    def _val_step(self, features, tokens):
-        logits, targets = self.model.logits(features, tokens)
-        _, loss = smoothed_cross_entropy(logits, targets, 0.0)
-        return loss, tf.size(targets)
+            average.assign_sub((1 - keep) * (average - weight))
+        return found, count
 
     @contextmanager
     def _averaged(self) -> Iterator[list[np.ndarray]]:
         """The averaged weights in the model, inside the block; yields its own ones."""
         weights = self.model.trainable_variables
         own = [weight.numpy() for weight in weights]
-        _assign(weights, [average.numpy() for average in self.averages])
+        assign(weights, [average.numpy() for average in self.averages])
         try:
             yield own
         finally:
-            _assign(weights, own)
+            assign(weights, own)
 
     def _keep(self, row: dict[str, float], own_weights: list[np.ndarray]) -> None:
         """Note an epoch in the history and write the state, whole or not at all.
@@ -293,45 +223,21 @@ class Trainer:
         folder = self.state.newest()
         if folder is None:
             return
-        _assign(self.model.trainable_variables, _load_arrays(folder / "weights.npz"))
-        _assign(self.optimizer.variables, _load_arrays(folder / "optimizer.npz"))
-        _assign(self.averages, _load_arrays(folder / "averages.npz"))
+        assign(self.model.trainable_variables, load_arrays(folder / "weights.npz"))
+        assign(self.optimizer.variables, load_arrays(folder / "optimizer.npz"))
+        assign(self.averages, load_arrays(folder / "averages.npz"))
         self.progress = Progress(**read_json(folder / "progress.json"))
-        print(f"going on after epoch {self.progress.epoch}", flush=True)
+        print(f"{self.objective.name}: going on after epoch {self.progress.epoch}", flush=True)
+
+    def _diverged(self, epoch: int, step: int, where: str) -> CaptionerError:
+        rate = self._learning_rate(epoch, step)
+        return CaptionerError(
+            f"{self.objective.name}: the loss is no number in epoch {epoch + 1}, step {step + 1} "
+            f"(learning rate {rate:.2g}, {where}): lower {self.objective.key} or train.clip_norm; "
+            "the last finished epoch is kept"
+        )
 
 
-def smoothed_cross_entropy(
-    logits: tf.Tensor, targets: tf.Tensor, smoothing: float
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """What training minimises, and the plain cross-entropy that is reported.
-
-    Args:
-        logits: (words, vocabulary); targets: (words,) int32.
-        smoothing: probability mass spread evenly over the vocabulary (Szegedy et al. 2016,
-            section 7).
-
-    Returns:
-        The mean smoothed cross-entropy, and the sum of the plain ones, in nats.
-    """
-    log_probabilities = tf.nn.log_softmax(logits)
-    loss = -tf.gather(log_probabilities, targets, batch_dims=1)
-    uniform = -tf.reduce_mean(log_probabilities, -1)
-    return tf.reduce_mean((1 - smoothing) * loss + smoothing * uniform), tf.reduce_sum(loss)
-
-
-def _diverged(loss: float, epoch: int, step: int, rate: float, where: str) -> CaptionerError:
-    return CaptionerError(
-        f"training: the loss is {loss} in epoch {epoch + 1}, step {step + 1} (learning rate "
-        f"{rate:.2g}, {where}): lower train.learning_rate or train.clip_norm; the last finished "
-        "epoch is kept"
-    )
-
-
-def _assign(variables: Sequence, values: Sequence[np.ndarray]) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
-
-
-def _load_arrays(path: Path) -> list[np.ndarray]:
-    with np.load(path, allow_pickle=False) as stored:
-        return [stored[f"arr_{number}"] for number in range(len(stored.files))]
+def _list(names: np.ndarray) -> str:
+    shown = ", ".join(map(str, names[:5]))
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
