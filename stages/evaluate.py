@@ -16,7 +16,7 @@ from captioner.files import write_json
 from captioner.held_out import read_held_out
 from captioner.images import write_table
 from captioner.metrics import java
-from captioner.model import load_captioner
+from captioner.model import load_captioners
 from captioner.report import write_report
 from captioner.text import Vocabulary
 
@@ -27,13 +27,13 @@ def main() -> None:
     params = read_params()
     make_deterministic(params.seed)
     settings = params.evaluate
-    model = load_captioner("models/captioner")
+    models = load_captioners("models/captioner")
     vocabulary = Vocabulary.load("data/tokens/vocabulary.json")
     features = read_features("data/features", params.train.attention)
     test = read_held_out("data/captions.parquet", "data/images", "data/features/pooled.npy")
 
     search = (settings.beam_width, settings.max_length, settings.length_penalty)
-    decode = Decoder(model, *search, settings.batch_size)
+    decode = Decoder(models, *search, settings.batch_size, settings.no_repeat)
     words, log_probabilities = decode(features[test.rows[0] : test.rows[-1] + 1], progress=True)
     captions = [vocabulary.decode(row) for row in words]
 
@@ -59,7 +59,10 @@ def main() -> None:
     write_table(table, Path("data/predictions.parquet"))
 
     def look(places: list[int]) -> np.ndarray:
-        return attention_weights(model, features[test.rows[places]], words[places])
+        seen = [
+            attention_weights(model, features[test.rows[places]], words[places]) for model in models
+        ]
+        return np.mean(seen, axis=0)
 
     grid = params.train.attention == "grid"
     shown = (settings.gallery, params.seed, look if grid else None)

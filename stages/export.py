@@ -14,7 +14,7 @@ from captioner.determinism import make_deterministic
 from captioner.encoder import load_encoder
 from captioner.files import atomic_folder, write_json
 from captioner.images import read_pictures
-from captioner.model import load_captioner
+from captioner.model import load_captioners
 from captioner.raster import decode
 from captioner.text import Vocabulary
 
@@ -26,13 +26,13 @@ def main() -> None:
     params = read_params()
     make_deterministic(params.seed)
     encoder, _ = load_encoder("models/encoder")
-    model = load_captioner("models/captioner")
+    models = load_captioners("models/captioner")
     vocabulary = Vocabulary.load("data/tokens/vocabulary.json")
     captions = pd.read_parquet("data/captions.parquet")
     index = read_pictures("data/images", ["image_id", "split", "facts"])
     facts = embeddings.fact_columns(index.pop("facts"), [*index.columns, "caption", "vector"])
 
-    words = embeddings.unit_vectors(model.words.embeddings.numpy())
+    words = embeddings.unit_vectors(models[0].words.embeddings.numpy())
     of_captions = embeddings.caption_vectors(np.load("data/tokens/captions.npy"), words, vocabulary)
     of_pictures = embeddings.unit_vectors(np.load("data/features/pooled.npy", mmap_mode="r"))
     shown = embeddings.projected_rows(len(index), params.export.sprite_size)
@@ -62,7 +62,7 @@ def main() -> None:
         "models/bundle",
         encoder,
         params.encoder.backbone,
-        model,
+        models,
         vocabulary,
         params.train.attention,
         bundle.Preparation(size=params.preprocess.side, **preparation),

@@ -13,6 +13,7 @@ from PIL import Image
 
 from captioner import CaptionerError, bundle
 from captioner.cnn import build_cnn
+from captioner.decoding import Decoder
 from captioner.files import digest
 from captioner.model import CaptionModel, ModelConfig
 from captioner.raster import PictureError
@@ -21,7 +22,7 @@ from captioner.text import SPECIALS, Vocabulary
 WORDS = ["a", "red", "blue", "circle", "star", "and", "two", "three"]
 VOCABULARY = Vocabulary((*SPECIALS, *WORDS), tuple(range(12)))
 PREPARATION = bundle.Preparation(size=32, fit="squash", jpeg_quality=92, max_pixels=10**6)
-DECODING = bundle.Decoding(beam_width=2, max_length=6, length_penalty=0.7)
+DECODING = bundle.Decoding(beam_width=2, max_length=6, length_penalty=0.7, no_repeat=2)
 
 
 def picture(seed: int, size: tuple[int, int] = (50, 40), kind: str = "PNG") -> bytes:
@@ -32,17 +33,18 @@ def picture(seed: int, size: tuple[int, int] = (50, 40), kind: str = "PNG") -> b
     return stream.getvalue()
 
 
-def parts(attention: str) -> tuple[keras.Model, CaptionModel]:
+def parts(attention: str, seed: int = 5) -> tuple[keras.Model, CaptionModel]:
     """A CNN and an LSTM with random weights that say different things of different pictures."""
     keras.utils.set_random_seed(3)
     encoder = build_cnn(32)
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seed)
     cells = 16 if attention == "grid" else 1
     channels = encoder.output_shape[-1]
-    config = ModelConfig(len(VOCABULARY), 4, cells, channels, units=8, attention_units=4)
+    config = ModelConfig(len(VOCABULARY), 4, cells, channels, units=8, heads=2)
     model = CaptionModel(config, rng.normal(size=(len(VOCABULARY), 4)).astype(np.float32))
-    state = ("initial_state", "lstm_words", "lstm_recurrent")
-    for name in (*state, "output_projection", "vocabulary_logits"):
+    reader = ("initial_state", "reader_words", "reader_recurrent")
+    speaker = ("speaker_inputs", "speaker_recurrent", "output_projection", "vocabulary_logits")
+    for name in (*reader, *speaker):
         kernel = getattr(model, name).kernel
         kernel.assign(rng.normal(size=kernel.shape))
     # An untrained CNN sees nearly the same everywhere: its mean is taken away, the rest magnified.
@@ -54,9 +56,10 @@ def parts(attention: str) -> tuple[keras.Model, CaptionModel]:
     return encoder, model
 
 
-def write(folder: Path, attention: str = "grid") -> Path:
-    encoder, model = parts(attention)
-    bundle.save(folder, encoder, "cnn", model, VOCABULARY, attention, PREPARATION, DECODING)
+def write(folder: Path, attention: str = "grid", seeds: tuple[int, ...] = (5,)) -> Path:
+    """A bundle of the captioners of some seeds."""
+    (encoder, *_), models = zip(*(parts(attention, seed) for seed in seeds), strict=True)
+    bundle.save(folder, encoder, "cnn", models, VOCABULARY, attention, PREPARATION, DECODING)
     return folder
 
 
@@ -84,7 +87,8 @@ def edit(file: Path, **changes: object) -> None:
 def test_captions_are_the_same_before_and_after(captioner):
     pictures = [picture(seed) for seed in range(7)]
     settings = (VOCABULARY, "grid", PREPARATION, DECODING, 4)
-    before = bundle.Captioner(*parts("grid"), *settings).caption(pictures)
+    encoder, model = parts("grid")
+    before = bundle.Captioner(encoder, [model], *settings).caption(pictures)
     assert captioner.caption(pictures) == before
     assert len({caption.text for caption in before}) > 2  # else nothing was compared
     for caption in before:
@@ -124,9 +128,7 @@ def test_pooled_attention_takes_the_mean_of_the_grid(tmp_path):
     pixels = np.stack([pooled.prepare(data) for data in pictures]).astype(np.float32)
     grid = encoder(pixels).numpy().astype(np.float16)
     means = grid.reshape(4, 16, -1).astype(np.float32).mean(1, keepdims=True)
-    from captioner.decoding import Decoder
-
-    words, _ = Decoder(model, 2, 6, 0.7, 4)(means.astype(np.float16))
+    words, _ = Decoder(model, 2, 6, 0.7, 4, no_repeat=2)(means.astype(np.float16))
     assert [caption.text for caption in captions] == [VOCABULARY.decode(row) for row in words]
 
 
@@ -142,6 +144,58 @@ def test_another_beam_width(saved, captioner):
     ]
     # A wider beam is no guarantee for each, but finds better captions by and large.
     assert sum(b for _, b in penalised) > sum(a for a, _ in penalised)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("bundle") / "several", seeds=(5, 6, 7))
+
+
+def test_several_captioners_speak_together(several):
+    """As `decoding.Decoder` with the same models and features; no single model decides."""
+    captioner = bundle.load(several, batch_size=4)
+    pictures = [picture(seed) for seed in range(6)]
+    found = captioner.caption(pictures)
+    encoder, _ = parts("grid")
+    models = [parts("grid", seed)[1] for seed in (5, 6, 7)]
+    pixels = np.stack([captioner.prepare(data) for data in pictures]).astype(np.float32)
+    features = encoder(pixels).numpy().astype(np.float16).reshape(6, 16, -1)
+    words, totals = Decoder(models, 2, 6, 0.7, 6, no_repeat=2)(features)
+    assert [caption.text for caption in found] == [VOCABULARY.decode(row) for row in words]
+    probabilities = [caption.log_probability for caption in found]
+    np.testing.assert_allclose(probabilities, totals, atol=1e-2)
+    for model in models:
+        alone, _ = Decoder(model, 2, 6, 0.7, 6, no_repeat=2)(features)
+        assert (alone != words).any()
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_each_of_several_captioners_is_checked(several, tmp_path, part):
+    for name, changes in (("vocabulary", 11), ("units", 10**6)):
+        copy = Path(shutil.copytree(several, tmp_path / name))
+        edit(copy / "captioner" / str(part) / "config.json", **{name: changes})
+        refused(copy)
+    shutil.rmtree(copy / "captioner" / str(part))
+    assert "is missing" in refused(copy)
+
+
+def test_different_captions(captioner):
+    """Those of the decoder as text, best first; the best one of all is among them."""
+    pictures = [captioner.prepare(picture(seed)) for seed in range(5)]
+    best = captioner.caption_prepared(pictures)
+    for found in (captioner.diverse(pictures, 2), captioner.sampled(pictures, 2, 0, 1.0)):
+        assert len(found) == 5
+        for captions in found:
+            assert len({caption.text for caption in captions}) == len(captions) == 2
+            scores = [c.log_probability / (len(c.text.split()) + 1) ** 0.7 for c in captions]
+            assert scores == sorted(scores, reverse=True)
+    for one, captions in zip(best, captioner.diverse(pictures, 2), strict=True):
+        assert one.text in [caption.text for caption in captions]
+    sampled = captioner.sampled(pictures, 2, 0, 1.0)
+    assert sampled == captioner.sampled(pictures, 2, 0, 1.0)
+    assert sampled != captioner.sampled(pictures, 2, 1, 1.0)
+    assert all(len(captions) == 1 for captions in captioner.sampled(pictures, 2, 0, 1e-6))
+    assert captioner.diverse([], 2) == captioner.sampled([], 2, 0, 1.0) == []
 
 
 def test_saved_twice_is_equal_to_the_byte(saved, tmp_path):
@@ -174,9 +228,9 @@ def test_captions_of_split_characters_have_no_blanks(tmp_path):
     vocabulary = Vocabulary((*SPECIALS, *words), tuple(range(12)), split_characters=True)
     encoder, model = parts("grid")
     settings = ("grid", PREPARATION, DECODING)
-    bundle.save(tmp_path / "zh", encoder, "cnn", model, vocabulary, *settings)
+    bundle.save(tmp_path / "zh", encoder, "cnn", [model], vocabulary, *settings)
     captions = bundle.load(tmp_path / "zh").caption([picture(seed) for seed in range(6)])
-    english = bundle.Captioner(encoder, model, VOCABULARY, *settings, 16)
+    english = bundle.Captioner(encoder, [model], VOCABULARY, *settings, 16)
     translated = dict(zip(WORDS, words, strict=True))
     for chinese, one in zip(captions, english.caption([picture(s) for s in range(6)]), strict=True):
         line = " ".join(translated[word] for word in one.text.split())
@@ -186,11 +240,11 @@ def test_captions_of_split_characters_have_no_blanks(tmp_path):
 
 def test_another_format(copy):
     edit(copy / "bundle.json", format=7)
-    assert "bundle of format 7, expected 2; export it again" in refused(copy)
+    assert "bundle of format 7, expected 3; export it again" in refused(copy)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", '"text"', "null", "{}", '{"format": 2}', "\xff", "[" * 9999]
+    "text", ["", "{", "[]", "3", '"text"', "null", "{}", '{"format": 3}', "\xff", "[" * 9999]
 )
 def test_damaged_settings(copy, text):
     (copy / "bundle.json").write_bytes(text.encode("latin-1"))
@@ -199,6 +253,7 @@ def test_damaged_settings(copy, text):
 
 GOOD = {
     "attention": "grid",
+    "captioners": 1,
     "decoding": vars(DECODING),
     "preparation": vars(PREPARATION),
 }
@@ -223,6 +278,12 @@ GOOD = {
         ("decoding", "max_length", None, "max_length: None, expected"),
         ("decoding", "length_penalty", float("nan"), "length_penalty: nan, expected"),
         ("decoding", "length_penalty", "x" * 9999, "length_penalty: 'xxx"),
+        ("decoding", "no_repeat", 11, "no_repeat: 11, expected a number from 0 to 10"),
+        ("decoding", "no_repeat", ..., "missing 1 required positional argument: 'no_repeat'"),
+        (None, "captioners", 0, "captioners: 0, expected a number from 1 to 16"),
+        (None, "captioners", 10**9, "captioners: 1000000000, expected a number from 1 to 16"),
+        (None, "captioners", "../..", "captioners: '../..', expected a number"),
+        (None, "captioners", ..., "'captioners'"),
         (None, "attention", "../grid", "attention: '../grid', expected grid or pooled"),
         (None, "attention", {"a": 1}, "attention: {'a': 1}, expected grid or pooled"),
         (None, "attention", "pooled", "its parts do not fit together"),
@@ -253,14 +314,16 @@ def test_hostile_settings(copy, section, key, value, reason):
         ("encoder/config.json", {"size": 10**9}),
         ("encoder/config.json", {"size": 10**30}),
         ("encoder/config.json", {"size": None}),
-        ("captioner/config.json", {"vocabulary": 10**12}),
-        ("captioner/config.json", {"units": 10**6}),
-        ("captioner/config.json", {"units": 9}),
-        ("captioner/config.json", {"word_size": "4"}),
-        ("captioner/config.json", {"cells": 17}),
-        ("captioner/config.json", {"cells": ...}),
-        ("captioner/config.json", {"units": ...}),
-        ("captioner/config.json", {"path": "/etc"}),
+        ("captioner/0/config.json", {"vocabulary": 10**12}),
+        ("captioner/0/config.json", {"units": 10**6}),
+        ("captioner/0/config.json", {"units": 9}),
+        ("captioner/0/config.json", {"heads": 3}),
+        ("captioner/0/config.json", {"heads": 0}),
+        ("captioner/0/config.json", {"word_size": "4"}),
+        ("captioner/0/config.json", {"cells": 17}),
+        ("captioner/0/config.json", {"cells": ...}),
+        ("captioner/0/config.json", {"units": ...}),
+        ("captioner/0/config.json", {"path": "/etc"}),
         ("vocabulary.json", {"words": [*SPECIALS, "a"], "counts": [0] * 5}),
         ("vocabulary.json", {"split_characters": "no"}),
         ("vocabulary.json", {"split_characters": ...}),
@@ -277,8 +340,8 @@ FILES = [
     "vocabulary.json",
     "encoder/config.json",
     "encoder/weights.weights.h5",
-    "captioner/config.json",
-    "captioner/weights.weights.h5",
+    "captioner/0/config.json",
+    "captioner/0/weights.weights.h5",
 ]
 
 
@@ -296,6 +359,6 @@ def test_a_failing_save_leaves_the_old_bundle(copy):
     before = digest(copy)
     encoder, model = parts("grid")
     with pytest.raises(TypeError):
-        bundle.save(copy, encoder, "cnn", model, VOCABULARY, "grid", PREPARATION, None)
+        bundle.save(copy, encoder, "cnn", [model], VOCABULARY, "grid", PREPARATION, None)
     assert digest(copy) == before
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]

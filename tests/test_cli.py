@@ -78,6 +78,7 @@ def test_help_names_examples_and_exit_codes(capsys):
         assert left.value.code == 0
         shown = capsys.readouterr().out
         assert "captioner caption dog.jpg" in shown and "exit codes: 0" in shown
+    assert "captioner caption dog.jpg -n 5 --sample" in shown
 
 
 def test_files_and_folders(pictures, folder, captioner, quick, capsys):
@@ -115,6 +116,82 @@ def test_json(pictures, folder, captioner, quick, capsys):
             "log_probability",
         }
         assert row["log_probability"] == pytest.approx(caption.log_probability, abs=1e-2)
+
+
+SEVERAL = [
+    (["-n", "3"], lambda captioner, pictures: captioner.diverse(pictures, 3)),
+    (["-n", "2", "--sample"], lambda captioner, pictures: captioner.sampled(pictures, 2, 0, 0.9)),
+    (
+        ["--number", "3", "--sample", "--top-p", "1", "--seed", "7"],
+        lambda captioner, pictures: captioner.sampled(pictures, 3, 7, 1.0),
+    ),
+    (["--sample", "--seed=3"], lambda captioner, pictures: captioner.sampled(pictures, 1, 3, 0.9)),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), SEVERAL)
+def test_several_captions(pictures, folder, captioner, quick, capsys, arguments, expected):
+    """A line for each, with its log-probability; the same ones as JSON."""
+    paths = [pictures / name for name in ("a.JPG", "b.png", "deep/er/c.webp")]
+    wanted = expected(captioner, [captioner.prepare(path.read_bytes()) for path in paths])
+    assert cli.main(["caption", str(pictures), "--bundle", str(folder), *arguments]) == 0
+    found = lines(capsys.readouterr().out)
+    assert found == [
+        [str(path), caption.text, f"{caption.log_probability:.2f}"]
+        for path, captions in zip(paths, wanted, strict=True)
+        for caption in captions
+    ]
+    assert cli.main(["caption", str(pictures), "--bundle", str(folder), "--json", *arguments]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    for row, path, captions in zip(rows, paths, wanted, strict=True):
+        alternatives = [
+            {"caption": caption.text, "log_probability": caption.log_probability}
+            for caption in captions
+        ]
+        assert row == {"picture": str(path), **alternatives[0], "alternatives": alternatives}
+
+
+def test_one_caption_of_several_is_the_one_without(pictures, folder, quick, capsys):
+    arguments = ["caption", str(pictures), "--bundle", str(folder)]
+    assert cli.main(arguments) == 0
+    alone = lines(capsys.readouterr().out)
+    assert cli.main([*arguments, "-n", "1"]) == 0
+    assert [line[:2] for line in lines(capsys.readouterr().out)] == alone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--top-p", "0.9"], "--top-p is of use with --sample only"),
+        (["-n", "2", "--seed", "0"], "--seed is of use with --sample only"),
+        (["--sample", "--beam", "3"], "--beam searches and --sample draws at random"),
+    ],
+)
+def test_options_that_do_not_go_together(pictures, folder, capsys, arguments, reason):
+    assert cli.main(["caption", str(pictures), "--bundle", str(folder), *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"captioner: {reason}") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("-n0", "'0' is not a whole number from 1 to 20"),
+        ("-n21", "'21' is not a whole number from 1 to 20"),
+        ("-n2.5", "is not a whole number from 1 to 20"),
+        ("--seed=-1", "'-1' is not a whole number from 0 to 2147483647"),
+        ("--seed=9999999999", "is not a whole number from 0 to 2147483647"),
+        ("--top-p=0", "'0' is not a number from 0.01 to 1"),
+        ("--top-p=1.1", "is not a number from 0.01 to 1"),
+        ("--top-p=nan", "is not a number from 0.01 to 1"),
+        ("--top-p=much", "'much' is not a number from 0.01 to 1"),
+    ],
+)
+def test_a_bad_number(pictures, capsys, argument, reason):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["caption", str(pictures), "--sample", argument])
+    assert left.value.code == 2
+    assert reason in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("extra", [[], ["--json"]])

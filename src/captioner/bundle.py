@@ -1,10 +1,10 @@
-"""One folder that captions pictures: CNN, LSTM, vocabulary, preprocessing and decoding settings.
+"""One folder that captions pictures: CNN, LSTMs, vocabulary, preprocessing and decoding settings.
 
 The command line, the served model and every app load this folder and nothing else, so that a
 picture is prepared, encoded and decoded exactly as in training and evaluation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -12,14 +12,14 @@ from typing import get_args
 import numpy as np
 
 from captioner import CaptionerError
-from captioner.decoding import Decoder
+from captioner.decoding import Decoder, Found
 from captioner.encoder import grid_function, load_encoder, save_encoder
 from captioner.files import atomic_folder, read_json, write_json
 from captioner.model import CaptionModel, load_captioner, save_captioner
 from captioner.raster import Fit, decode, prepare
 from captioner.text import Vocabulary
 
-FORMAT = 2  # raised when a bundle of the old kind can no longer be read
+FORMAT = 3  # raised when a bundle of the old kind can no longer be read
 
 # What a bundle may hold, as params.py allows it: bundles are passed on, and damaged on the way.
 CHOICES = {"fit": get_args(Fit), "attention": ("grid", "pooled")}
@@ -30,9 +30,11 @@ LIMITS = {
     "beam_width": (1, 100),
     "max_length": (1, 100),
     "length_penalty": (0, 5),
+    "no_repeat": (0, 10),
+    "captioners": (1, 16),
     "word_size": (1, 4096),
     "units": (1, 4096),
-    "attention_units": (1, 4096),
+    "heads": (1, 4096),
 }
 
 
@@ -48,11 +50,12 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How captions are searched for; see `decoding.beam_search`."""
+    """How captions are searched for; see `beam_search.beam_search`."""
 
     beam_width: int
     max_length: int
     length_penalty: float
+    no_repeat: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def save(
     folder: Path | str,
     encoder,
     backbone: str,
-    model: CaptionModel,
+    models: Sequence[CaptionModel],
     vocabulary: Vocabulary,
     attention: str,
     preparation: Preparation,
@@ -78,19 +81,22 @@ def save(
     Args:
         folder: replaced if it is there.
         encoder, backbone: from `encoder.build_encoder`, and its name.
-        model, vocabulary: the captioning model and its words.
-        attention: "grid", or "pooled" if the model takes the mean over the cells.
+        models, vocabulary: the captioning models, 1 to 16 that speak together, and their words.
+        attention: "grid", or "pooled" if the models take the mean over the cells.
         preparation, decoding: settings.
     """
     with atomic_folder(folder) as new:
-        for name in ("encoder", "captioner"):
-            (new / name).mkdir()
+        (new / "encoder").mkdir()
         save_encoder(encoder, backbone, preparation.size, new / "encoder")
-        save_captioner(model, new / "captioner")
+        for number, model in enumerate(models):
+            part = new / "captioner" / str(number)
+            part.mkdir(parents=True)
+            save_captioner(model, part)
         vocabulary.save(new / "vocabulary.json")
         settings = {
             "format": FORMAT,
             "attention": attention,
+            "captioners": len(models),
             "preparation": asdict(preparation),
             "decoding": asdict(decoding),
         }
@@ -103,7 +109,7 @@ class Captioner:
     def __init__(
         self,
         encoder,
-        model: CaptionModel,
+        models: Sequence[CaptionModel],
         vocabulary: Vocabulary,
         attention: str,
         preparation: Preparation,
@@ -113,7 +119,7 @@ class Captioner:
         self.vocabulary, self.preparation, self.batch_size = vocabulary, preparation, batch_size
         self._pooled = attention == "pooled"
         self._grid = grid_function(encoder, batch_size)
-        self._decode = Decoder(model, **asdict(decoding), batch_size=batch_size)
+        self._decode = Decoder(models, **asdict(decoding), batch_size=batch_size)
 
     def caption(self, pictures: Sequence[bytes]) -> list[Caption]:
         """Caption any number of pictures, `batch_size` at a time.
@@ -134,16 +140,36 @@ class Captioner:
     def caption_prepared(self, pictures: Sequence[np.ndarray]) -> list[Caption]:
         """Caption pictures from `prepare`."""
         captions = []
+        for features in self._features(pictures):
+            for words, log_probability in zip(*self._decode(features), strict=True):
+                captions.append(self._caption(words, log_probability))
+        return captions
+
+    def diverse(self, pictures: Sequence[np.ndarray], number: int) -> list[list[Caption]]:
+        """Different captions of each picture from `prepare`, best first; see `Decoder.diverse`."""
+        batches = self._features(pictures)
+        return self._captions(self._decode.diverse(batch, number) for batch in batches)
+
+    def sampled(
+        self, pictures: Sequence[np.ndarray], number: int, seed: int, top_p: float
+    ) -> list[list[Caption]]:
+        """Different captions of each picture from `prepare`, best first; see `Decoder.sampled`."""
+        batches = self._features(pictures)
+        return self._captions(self._decode.sampled(batch, number, seed, top_p) for batch in batches)
+
+    def _features(self, pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """What the models look at, (pictures, cells, channels) float16, batch by batch."""
         for start in range(0, len(pictures), self.batch_size):
             features = self._grid(np.stack(pictures[start : start + self.batch_size]))
             if self._pooled:
                 features = features.mean(axis=1, keepdims=True, dtype=np.float32).astype(np.float16)
-            words, log_probabilities = self._decode(features)
-            captions += [
-                Caption(self.vocabulary.decode(row), float(log_probability))
-                for row, log_probability in zip(words, log_probabilities, strict=True)
-            ]
-        return captions
+            yield features
+
+    def _captions(self, batches: Iterable[list[list[Found]]]) -> list[list[Caption]]:
+        return [[self._caption(*one) for one in found] for batch in batches for found in batch]
+
+    def _caption(self, words: Iterable[int], log_probability: float) -> Caption:
+        return Caption(self.vocabulary.decode(words), float(log_probability))
 
 
 def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16) -> Captioner:
@@ -167,8 +193,9 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
             )
         preparation = Preparation(**settings["preparation"])
         decoding = Decoding(**settings["decoding"])
-        attention = settings["attention"]
-        _check(vars(preparation) | vars(decoding) | {"attention": attention})
+        attention, number = settings["attention"], settings["captioners"]
+        shared = {"attention": attention, "captioners": number}
+        _check(vars(preparation) | vars(decoding) | shared)
         vocabulary = Vocabulary.load(folder / "vocabulary.json")
         encoder, size = load_encoder(folder / "encoder")
         _, rows, columns, channels = encoder.output_shape
@@ -177,11 +204,15 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
             "cells": 1 if attention == "pooled" else rows * columns,
             "channels": channels,
         }
-        # Before the model is built: wrong sizes would ask for any amount of memory.
-        config = read_json(folder / "captioner" / "config.json")
-        if size != preparation.size or {name: config[name] for name in expected} != expected:
+        if size != preparation.size:
             raise ValueError("its parts do not fit together")
-        _check({name: value for name, value in config.items() if name not in expected})
+        captioners = [folder / "captioner" / str(part) for part in range(number)]
+        # Before a model is built: wrong sizes would ask for any amount of memory.
+        for part in captioners:
+            config = read_json(part / "config.json")
+            if {name: config[name] for name in expected} != expected:
+                raise ValueError("its parts do not fit together")
+            _check({name: value for name, value in config.items() if name not in expected})
     except FileNotFoundError as error:
         if Path(error.filename).name != "bundle.json":
             raise CaptionerError(
@@ -195,8 +226,8 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
         raise CaptionerError(f"{folder}: damaged bundle ({reason})") from None
     if beam_width is not None:
         decoding = replace(decoding, beam_width=beam_width)
-    model = load_captioner(folder / "captioner")
-    return Captioner(encoder, model, vocabulary, attention, preparation, decoding, batch_size)
+    models = [load_captioner(part) for part in captioners]
+    return Captioner(encoder, models, vocabulary, attention, preparation, decoding, batch_size)
 
 
 def _check(settings: dict[str, object]) -> None:

@@ -19,6 +19,7 @@ COMMANDS = (caption, score, compare, check_data)  # in the order of the help
 EXAMPLES = """\
 examples:
   captioner caption dog.jpg                     write a caption for a picture
+  captioner caption dog.jpg -n 5                five different ones, with their log-probabilities
   captioner caption holidays/ --json            for a folder and all below it, as JSON
   captioner score --references refs.json --hypotheses captions.json
                                                 BLEU, ROUGE-L and CIDEr-D of anybody's captions

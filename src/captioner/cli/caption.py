@@ -4,20 +4,36 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from captioner import CaptionerError
 from captioner.cli.terminal import complain, printable
 
+if TYPE_CHECKING:
+    from captioner.bundle import Caption, Captioner
+
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 BATCH = 16  # pictures captioned at once
+TOP_P = 0.9  # of the probability is drawn from where nothing else is asked for
 
 EXAMPLES = """\
 examples:
   captioner caption dog.jpg                     one picture
   captioner caption holidays/ --json            a folder and all below it, as JSON
   captioner caption *.png --beam 5              search wider: better captions, slower
+  captioner caption dog.jpg -n 5                five different captions, the best one first
+  captioner caption dog.jpg -n 5 --sample       drawn at random: livelier, more often wrong
+  captioner caption dog.jpg -n 5 --sample --top-p 0.7 --seed 2
+                                                from likely words alone; another draw
+
+With -n or --sample, lines have a third column: the natural logarithm of the caption's probability,
+the nearer to 0 the likelier. A caption of 10 words with -10 has a probability of e^-10, about
+0.4 a word. "Best first" counts that by the word, as the search does, so that short captions do not
+always win. -n searches in groups that avoid each other's words (diverse beam search); --sample
+draws each word from the likeliest ones that together hold the share --top-p of the probability
+(nucleus sampling) and gives fewer captions where the model is too sure for so many.
 
 exit codes: 0 all done; 1 some pictures could not be read (named on stderr), the others are done;
 2 nothing was tried: a wrong argument, no pictures, no bundle
@@ -29,7 +45,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     caption = commands.add_parser(
         "caption",
         help="write captions for pictures and folders of pictures",
-        description="Write one caption for each picture: its path, a tab, the caption.",
+        description="Write a caption for each picture: its path, a tab, the caption; or several.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -49,33 +65,76 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     caption.add_argument(
         "--beam",
-        type=_beam_width,
+        type=_whole(1, 100),
         metavar="N",
         help="hypotheses kept a step, 1 to 100 (default: what the bundle was evaluated with)",
     )
     caption.add_argument(
+        "-n",
+        "--number",
+        type=_whole(1, 20),
+        metavar="N",
+        help="different captions for each picture, 1 to 20, each on a line of its own",
+    )
+    caption.add_argument(
+        "--sample", action="store_true", help="draw captions at random instead of searching"
+    )
+    caption.add_argument(
+        "--top-p",
+        type=_share,
+        metavar="P",
+        help="with --sample: share of the probability that is drawn from (default: 0.9)",
+    )
+    caption.add_argument(
+        "--seed",
+        type=_whole(0, 2**31 - 1),
+        metavar="S",
+        help="with --sample: equal seeds, equal captions (default: 0)",
+    )
+    caption.add_argument(
         "--json",
         action="store_true",
-        help="print a JSON list of {picture, caption, log_probability}",
+        help="print a JSON list of {picture, caption, log_probability}, with -n or --sample also "
+        "alternatives, a list of {caption, log_probability} that begins with that caption",
     )
     caption.set_defaults(run=run)
 
 
-def _beam_width(text: str) -> int:
-    if not text.isdecimal() or len(text) > 3 or not 1 <= int(text) <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r:.40} is not a whole number from 1 to 100")
-    return int(text)
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or len(text) > 10 or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r:.40} is not a whole number from {least} to {most}"
+            )
+        return int(text)
+
+    return number
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0.01 <= share <= 1:  # not a number is none either
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is not a number from 0.01 to 1")
+    return share
 
 
 def run(options: argparse.Namespace) -> int:
     """Caption the pictures that `options` names; returns the exit code."""
-    return _caption(options.pictures, options.bundle, options.beam, options.json)
-
-
-def _caption(arguments: list[Path], folder: Path, beam_width: int | None, as_json: bool) -> int:
-    paths, failed = _files(arguments)
+    if not options.sample:
+        for name, value in (("--top-p", options.top_p), ("--seed", options.seed)):
+            if value is not None:
+                raise CaptionerError(
+                    f"{name} is of use with --sample only; add it, or leave {name} out"
+                )
+    elif options.beam is not None:
+        raise CaptionerError("--beam searches and --sample draws at random: leave one of them out")
+    paths, failed = _files(options.pictures)
     if not paths:
         raise CaptionerError("no pictures found (looked for " + " ".join(sorted(SUFFIXES)) + ")")
+    folder = options.bundle
     if not (folder / "bundle.json").is_file():  # before TensorFlow's seconds
         raise CaptionerError(
             f"{folder}: no bundle here; make one with `dvc repro`, or name another with --bundle"
@@ -85,10 +144,11 @@ def _caption(arguments: list[Path], folder: Path, beam_width: int | None, as_jso
     import captioner.quiet_tensorflow  # noqa: F401  (before bundle imports TensorFlow)
     from captioner import bundle
 
-    speaker = bundle.load(folder, beam_width, min(BATCH, len(paths)))
+    speaker = bundle.load(folder, options.beam, min(BATCH, len(paths)))
+    several = options.sample or options.number is not None
     found = []
     # On a terminal the captions themselves show how far it is.
-    silent = len(paths) <= BATCH or (sys.stdout.isatty() and not as_json)
+    silent = len(paths) <= BATCH or (sys.stdout.isatty() and not options.json)
     starts = range(0, len(paths), BATCH)
     for start in tqdm(starts, "pictures", unit="batch", disable=True if silent else None):
         read, pictures = [], []
@@ -101,21 +161,31 @@ def _caption(arguments: list[Path], folder: Path, beam_width: int | None, as_jso
             except OSError as error:
                 complain(f"{path}: {error.strerror}")
         failed |= len(read) < len(paths[start : start + BATCH])
-        for path, caption in zip(read, speaker.caption_prepared(pictures), strict=True):
-            if as_json:
-                found.append(
-                    {
-                        "picture": str(path),
-                        "caption": caption.text,
-                        "log_probability": caption.log_probability,
-                    }
-                )
-            else:
-                print(f"{printable(str(path))}\t{printable(caption.text)}", flush=True)
-    if as_json:
+        for path, captions in zip(read, _captions(speaker, pictures, options), strict=True):
+            if options.json:
+                rows = [{"caption": c.text, "log_probability": c.log_probability} for c in captions]
+                more = {"alternatives": rows} if several else {}
+                found.append({"picture": str(path), **rows[0], **more})
+                continue
+            for caption in captions:
+                line = f"{printable(str(path))}\t{printable(caption.text)}"
+                print(line + (f"\t{caption.log_probability:.2f}" if several else ""), flush=True)
+    if options.json:
         # In ASCII: exact for names of any bytes, and harmless for terminals of any encoding.
         print(json.dumps(found, indent=2), flush=True)
     return 1 if failed else 0
+
+
+def _captions(
+    speaker: "Captioner", pictures: list, options: argparse.Namespace
+) -> "list[list[Caption]]":
+    """What is said of each prepared picture, best first."""
+    if options.sample:
+        top_p = TOP_P if options.top_p is None else options.top_p
+        return speaker.sampled(pictures, options.number or 1, options.seed or 0, top_p)
+    if options.number is not None:
+        return speaker.diverse(pictures, options.number)
+    return [[caption] for caption in speaker.caption_prepared(pictures)]
 
 
 def _files(arguments: Sequence[Path]) -> tuple[list[Path], bool]:
