@@ -1,9 +1,14 @@
 """benchmarks/: each runs to its end at a small size; nothing depends on how long that takes."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 
+import numpy as np
+import pytest
+
+from captioner.text import END, PAD, START
 from tests.conftest import ROOT, needs_meteor
 
 
@@ -22,3 +27,76 @@ def test_metrics_beside_the_coco_reference(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "40 pictures x 5 references" in done.stdout and "times as fast" in done.stdout
+
+
+@pytest.mark.parametrize("torch", ["as installed", "absent"])
+def test_training_beside_its_peers(tmp_path, torch):
+    """It compares the losses itself: exit code 1 where they differ, at first or after a step."""
+    captions = np.random.default_rng(0).integers(4, 30, (24, 9), np.uint16)
+    captions[0, 1] = 29
+    captions[:, 0], captions[:, -1] = START, END
+    captions[::3, 4:] = [END, PAD, PAD, PAD, PAD]
+    np.save(tmp_path / "captions.npy", captions)
+    np.save(tmp_path / "pictures.npy", np.arange(24) // 6)  # six each, of which five are taken
+    path = [str(ROOT / "src")]
+    present = importlib.util.find_spec("torch") is not None
+    if torch == "absent":
+        (tmp_path / "torch.py").write_text("raise ImportError", encoding="utf-8")
+        path, present = [str(tmp_path), *path], False
+    sizes = "--repeats 1 --pictures 2 --words 4 --units 8 --channels 6"
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "training.py", tmp_path, *sizes.split()],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    advice = [] if present else ["no PyTorch to compare with: pip install -c constraints.txt"]
+    peers = ["torch   ", "keras   ", "tutorial"] if present else ["keras   ", "tutorial"]
+    expected = [
+        *advice,
+        "2 pictures x 5 captions a step, 30 words, vectors of 4, 8 units, threads: 1",
+        "tokens a second      min  median     max   captioner is faster",
+        "captioner ",
+        *peers,
+        "with attention ",
+        "losses agree to ",
+    ]
+    assert len(lines) == len(expected), done.stdout
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(start)
+        assert line.endswith(" times") == (start in peers)
+
+
+@pytest.mark.parametrize("torch", ["as installed", "absent"])
+def test_decoding_beside_its_peers(tmp_path, torch):
+    """It compares the captions itself: exit code 1 where PyTorch finds others."""
+    path = [str(ROOT / "src")]
+    present = importlib.util.find_spec("torch") is not None
+    if torch == "absent":
+        (tmp_path / "torch.py").write_text("raise ImportError", encoding="utf-8")
+        path, present = [str(tmp_path), *path], False
+    sizes = "--vocabulary 60 --cells 4 --channels 8 --units 16 --words 4 --beam 3"
+    sizes += " --pictures 6 --batch 4 --repeats 1"
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "decoding.py", *sizes.split()],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    advice = [] if present else ["no PyTorch to compare with: pip install -c constraints.txt"]
+    peers = ["  torch   ", "  tutorial"] if present else ["  tutorial"]
+    expected = [
+        *advice,
+        "6 pictures of 4 x 8, 60 words, 16 units, threads: 1",
+        "captions a second      min  median     max   captioner is faster",
+        *["greedy, ", "  captioner", *peers],
+        *["beam 3, ", "  captioner", *peers],
+    ]
+    assert len(lines) == len(expected), done.stdout
+    for line, start in zip(lines, expected, strict=True):
+        assert line.startswith(start)
+        assert line.endswith(" times") == (start in peers)
