@@ -127,7 +127,7 @@ class Trainer:
                 if not np.isfinite(list(row.values())).all():  # the last step was one too far
                     raise self._diverged(epoch, self.steps_per_epoch - 1, "found in validation")
                 self._keep(row, own_weights)
-            on_epoch(row)
+            on_epoch(self.progress.history[-1])
         self.model.load_weights(self.state.epoch(self.progress.epoch) / BEST)
         return self.progress
 
@@ -201,7 +201,7 @@ class Trainer:
         progress = self.progress
         previous = self.state.epoch(progress.epoch)
         best = max((past["val_cider_d"] for past in progress.history), default=-1.0)
-        # In the order in which JSON gives it back, lest a resumed history.csv differ in columns.
+        # In the order in which JSON gives it back, lest a resumed history differ in its columns.
         progress.history.append(dict(sorted(row.items())))
         if row["val_cider_d"] > best:
             progress.best_epoch = progress.epoch
