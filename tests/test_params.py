@@ -1,6 +1,7 @@
 """params.py: the project's params.yaml, and every way of getting it wrong."""
 
 import copy
+import re
 import subprocess
 import sys
 from functools import reduce
@@ -61,6 +62,28 @@ def test_the_file_of_the_project_loads_with_each_data_set(tmp_path, dataset):
             written = RAW[section][key]
             assert value == (row[section][key] if written == "auto" else written)
     assert load_params(PARAMS).dataset == "scenes"
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+# A command's, and those that a table names in passing.
+OPTIONS = re.findall(
+    r"-S '?([\w.]+)=([^\s'`]+)", "".join(page.read_text(encoding="utf-8") for page in PAGES)
+)
+
+
+@pytest.mark.parametrize(("key", "value"), sorted(set(OPTIONS)))
+def test_the_options_of_the_pages_change_something(tmp_path, key, value):
+    def changed(dataset: str) -> Params:
+        raw = nested(dataset, "dataset")
+        keys = key.split(".")
+        reduce(dict.__getitem__, keys[:-1], raw)[keys[-1]] = yaml.safe_load(value)
+        return load(tmp_path / "params.yaml", raw)
+
+    def unchanged(dataset: str) -> Params:
+        return load(tmp_path / "params.yaml", nested(dataset, "dataset"))
+
+    rows = ("flickr8k", "flickr30k", "scenes")
+    assert any(changed(dataset) != unchanged(dataset) for dataset in rows)
 
 
 def test_a_value_overrides_auto(tmp_path):
