@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from captioner import examples, model, training
-from captioner.checkpoints import State
+from captioner.checkpoints import State, assign
 from captioner.cross_entropy import CrossEntropy
 from captioner.determinism import make_deterministic
 from captioner.files import atomic_file, atomic_folder, digest, write_json
@@ -37,7 +37,7 @@ def main() -> None:
     vocabulary = Vocabulary.load("data/tokens/vocabulary.json")
     # What a killed training left belongs to exactly these settings, data and code, or is removed.
     settings = [params.seed, params.train]
-    inputs = digest("data/features", "data/tokens", *sorted(CODE.glob("*.py")))
+    inputs = digest("data/features", "data/tokens", __file__, *sorted(CODE.glob("*.py")))
     state = State.of(Path("models/.training"), settings, inputs)
     run = TrainingRun.open(state.run_id, params.dataset, params.model_dump())
     state.run_id = run.run_id
@@ -78,6 +78,8 @@ def learn(captioner, train, params, member: int, state: State, score, on_epoch) 
     if options.self_critical_epochs == 0:
         return rows
     words_alone = captioner.get_weights()
+    # From the end: of a few noisy scores the best may be an early one, of a model half taught.
+    assign(captioner.trainable_variables, [weight.numpy() for weight in trainer.averages])
     sharpen(captioner)
     settings |= {
         "epochs": options.self_critical_epochs,
