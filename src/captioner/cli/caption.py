@@ -139,6 +139,9 @@ def run(options: argparse.Namespace) -> int:
         raise CaptionerError(
             f"{folder}: no bundle here; make one with `dvc repro`, or name another with --bundle"
         )
+    from captioner.allocator import keep_large_blocks
+
+    keep_large_blocks()
     from tqdm import tqdm
 
     import captioner.quiet_tensorflow  # noqa: F401  (before bundle imports TensorFlow)
