@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from captioner.allocator import keep_large_blocks  # noqa: E402  (found on the path of the line above)
+from captioner.allocator import keep_large_blocks  # found on the path of the line above
 
 keep_large_blocks()
 
