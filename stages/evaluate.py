@@ -1,4 +1,4 @@
-"""evaluate: free-running captions of the test split, what they are worth, and pages to look at."""
+"""evaluate: captions of the test split and what they are worth, pages to look at; retrieval."""
 
 from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
@@ -15,7 +15,9 @@ from captioner.examples import read_features
 from captioner.files import write_json
 from captioner.held_out import read_held_out
 from captioner.images import write_table
+from captioner.joint_embedding import JointEncoder, load_joint
 from captioner.metrics import java
+from captioner.metrics.retrieval import retrieval_metrics
 from captioner.model import load_captioners
 from captioner.report import write_report
 from captioner.text import Vocabulary
@@ -67,10 +69,21 @@ def main() -> None:
     grid = params.train.attention == "grid"
     shown = (settings.gallery, params.seed, look if grid else None)
     write_report(REPORTS, params.dataset, evaluation, table, "data/images", test.rows, *shown)
-    write_json(REPORTS / "metrics.json", evaluation.metrics)
+    metrics = evaluation.metrics | retrieval(test.rows, params.seed, settings.samples)
+    write_json(REPORTS / "metrics.json", metrics)
     if not settings.java_measures:
         how = java.missing(["meteor"]) or "evaluate.java_metrics: meteor switches it on"
         print(f"METEOR is not among the scores: {how}")
+
+
+def retrieval(rows: np.ndarray, seed: int, samples: int) -> dict[str, float]:
+    """How well the test pictures and people's captions of them find each other."""
+    encode = JointEncoder(load_joint("models/joint"))
+    features = read_features("data/features", "grid")[rows[0] : rows[-1] + 1]
+    tokens, pictures = (np.load(f"data/tokens/{name}.npy") for name in ("captions", "pictures"))
+    here = np.isin(pictures, rows)
+    captions, owners = encode.sentences(tokens[here]), pictures[here] - rows[0]
+    return retrieval_metrics(encode.pictures(features), captions, owners, seed, samples)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def main() -> None:
         np.save(folder / "captions.npy", encoded)
         np.save(folder / "pictures.npy", captions["picture"].to_numpy(np.int32))
         np.save(folder / "word_vectors.npy", matrix)
+        np.save(folder / "in_glove.npy", np.array([word in vectors for word in vocabulary.words]))
 
     write_json(REPORTS / "metrics.json", metrics)
     write_table(REPORTS / "missing_words.csv", covered.missing[:50], ["word", "count"])

@@ -15,6 +15,7 @@ from captioner import CaptionerError, bundle
 from captioner.cnn import build_cnn
 from captioner.decoding import Decoder
 from captioner.files import digest
+from captioner.joint_embedding import JointConfig, JointEncoder, JointModel
 from captioner.model import CaptionModel, ModelConfig
 from captioner.raster import PictureError
 from captioner.text import SPECIALS, Vocabulary
@@ -31,6 +32,12 @@ def picture(seed: int, size: tuple[int, int] = (50, 40), kind: str = "PNG") -> b
     stream = io.BytesIO()
     Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST).save(stream, kind)
     return stream.getvalue()
+
+
+def joint_model(encoder: keras.Model) -> JointModel:
+    keras.utils.set_random_seed(4)
+    config = JointConfig(len(VOCABULARY), 4, 16, encoder.output_shape[-1], size=8)
+    return JointModel(config, np.random.default_rng(7).normal(size=(len(VOCABULARY), 4)))
 
 
 def parts(attention: str, seed: int = 5) -> tuple[keras.Model, CaptionModel]:
@@ -59,7 +66,8 @@ def parts(attention: str, seed: int = 5) -> tuple[keras.Model, CaptionModel]:
 def write(folder: Path, attention: str = "grid", seeds: tuple[int, ...] = (5,)) -> Path:
     """A bundle of the captioners of some seeds."""
     (encoder, *_), models = zip(*(parts(attention, seed) for seed in seeds), strict=True)
-    bundle.save(folder, encoder, "cnn", models, VOCABULARY, attention, PREPARATION, DECODING)
+    settings = (VOCABULARY, attention, PREPARATION, DECODING)
+    bundle.save(folder, encoder, "cnn", models, joint_model(encoder), *settings)
     return folder
 
 
@@ -86,14 +94,58 @@ def edit(file: Path, **changes: object) -> None:
 
 def test_captions_are_the_same_before_and_after(captioner):
     pictures = [picture(seed) for seed in range(7)]
-    settings = (VOCABULARY, "grid", PREPARATION, DECODING, 4)
+    settings = (VOCABULARY, "grid", PREPARATION, DECODING, 4, "0" * 64)
     encoder, model = parts("grid")
-    before = bundle.Captioner(encoder, [model], *settings).caption(pictures)
+    before = bundle.Captioner(encoder, [model], joint_model(encoder), *settings).caption(pictures)
     assert captioner.caption(pictures) == before
     assert len({caption.text for caption in before}) > 2  # else nothing was compared
     for caption in before:
         assert 1 <= len(caption.text.split()) <= 6 and set(caption.text.split()) <= set(WORDS)
         assert caption.log_probability < 0
+
+
+def test_vectors_of_pictures_are_those_of_the_pipeline(captioner):
+    pictures = [captioner.prepare(picture(seed)) for seed in range(7)]
+    meaning, looks = captioner.picture_vectors(pictures)
+    encoder, _ = parts("grid")
+    grid = encoder(np.stack(pictures).astype(np.float32)).numpy().reshape(7, 16, -1)
+    expected = JointEncoder(joint_model(encoder)).pictures(grid.astype(np.float16))
+    np.testing.assert_allclose(meaning, expected, atol=1e-5)
+    mean = grid.mean(1)
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(looks, mean, atol=2e-3)
+    for vectors in (meaning, looks):
+        assert vectors.dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_vectors_of_sentences_leave_unknown_words_out(captioner):
+    sentences = ["A red  circle!", "a purple red circle", "purple", "", "circle red a"]
+    vectors, unknown = captioner.sentence_vectors(sentences)
+    assert vectors.shape == (5, 8) and vectors.dtype == np.float32
+    assert unknown == [[], ["purple"], ["purple"], [], []]
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    assert not vectors[2:4].any()
+    assert np.linalg.norm(vectors[0]) == pytest.approx(1, abs=1e-6)
+    assert vectors[0] @ vectors[4] < 0.9999  # the order counts
+
+
+def test_the_fingerprint_is_of_what_the_vectors_depend_on(saved, captioner, tmp_path):
+    assert captioner.fingerprint == json.loads((saved / "bundle.json").read_text())["fingerprint"]
+    other = bundle.load(write(tmp_path / "speaks_otherwise", seeds=(6,)))
+    assert other.fingerprint == captioner.fingerprint
+    encoder, model = parts("grid")
+    joint = joint_model(encoder)
+    joint.picture_projection.bias.assign(joint.picture_projection.bias + 1)
+    finer = PREPARATION.__class__(**vars(PREPARATION) | {"jpeg_quality": 93})
+    for number, (embedding, preparation) in enumerate(
+        [(joint, PREPARATION), (joint_model(encoder), finer)]
+    ):
+        settings = (VOCABULARY, "grid", preparation, DECODING)
+        folder = tmp_path / str(number)
+        found = bundle.save(folder, encoder, "cnn", [model], embedding, *settings)
+        assert found != captioner.fingerprint == bundle.load(saved).fingerprint
+        assert bundle.load(folder).fingerprint == found
 
 
 def test_a_batch_equals_one_by_one(saved, captioner):
@@ -205,6 +257,7 @@ def test_saved_twice_is_equal_to_the_byte(saved, tmp_path):
         "bundle.json",
         "captioner",
         "encoder",
+        "joint",
         "vocabulary.json",
     ]
 
@@ -228,9 +281,10 @@ def test_captions_of_split_characters_have_no_blanks(tmp_path):
     vocabulary = Vocabulary((*SPECIALS, *words), tuple(range(12)), split_characters=True)
     encoder, model = parts("grid")
     settings = ("grid", PREPARATION, DECODING)
-    bundle.save(tmp_path / "zh", encoder, "cnn", [model], vocabulary, *settings)
+    joint = joint_model(encoder)
+    bundle.save(tmp_path / "zh", encoder, "cnn", [model], joint, vocabulary, *settings)
     captions = bundle.load(tmp_path / "zh").caption([picture(seed) for seed in range(6)])
-    english = bundle.Captioner(encoder, [model], VOCABULARY, *settings, 16)
+    english = bundle.Captioner(encoder, [model], joint, VOCABULARY, *settings, 16, "0" * 64)
     translated = dict(zip(WORDS, words, strict=True))
     for chinese, one in zip(captions, english.caption([picture(s) for s in range(6)]), strict=True):
         line = " ".join(translated[word] for word in one.text.split())
@@ -240,11 +294,11 @@ def test_captions_of_split_characters_have_no_blanks(tmp_path):
 
 def test_another_format(copy):
     edit(copy / "bundle.json", format=7)
-    assert "bundle of format 7, expected 3; export it again" in refused(copy)
+    assert "bundle of format 7, expected 4; export it again" in refused(copy)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", '"text"', "null", "{}", '{"format": 3}', "\xff", "[" * 9999]
+    "text", ["", "{", "[]", "3", '"text"', "null", "{}", '{"format": 4}', "\xff", "[" * 9999]
 )
 def test_damaged_settings(copy, text):
     (copy / "bundle.json").write_bytes(text.encode("latin-1"))
@@ -342,6 +396,8 @@ FILES = [
     "encoder/weights.weights.h5",
     "captioner/0/config.json",
     "captioner/0/weights.weights.h5",
+    "joint/config.json",
+    "joint/weights.weights.h5",
 ]
 
 
@@ -359,6 +415,7 @@ def test_a_failing_save_leaves_the_old_bundle(copy):
     before = digest(copy)
     encoder, model = parts("grid")
     with pytest.raises(TypeError):
-        bundle.save(copy, encoder, "cnn", [model], VOCABULARY, "grid", PREPARATION, None)
+        joint = joint_model(encoder)
+        bundle.save(copy, encoder, "cnn", [model], joint, VOCABULARY, "grid", PREPARATION, None)
     assert digest(copy) == before
     assert [path.name for path in copy.parent.iterdir()] == ["copy"]

@@ -1,9 +1,11 @@
-"""One folder that captions pictures: CNN, LSTMs, vocabulary, preprocessing and decoding settings.
+"""One folder that captions and finds pictures: CNN, LSTMs, joint embedding, vocabulary, settings.
 
 The command line, the served model and every app load this folder and nothing else, so that a
 picture is prepared, encoded and decoded exactly as in training and evaluation.
 """
 
+import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,13 +15,15 @@ import numpy as np
 
 from captioner import CaptionerError
 from captioner.decoding import Decoder, Found
+from captioner.embeddings import unit_vectors
 from captioner.encoder import grid_function, load_encoder, save_encoder
-from captioner.files import atomic_folder, read_json, write_json
+from captioner.files import atomic_folder, digest, read_json, write_json
+from captioner.joint_embedding import HEADS, JointEncoder, JointModel, load_joint, save_joint
 from captioner.model import CaptionModel, load_captioner, save_captioner
 from captioner.raster import Fit, decode, prepare
-from captioner.text import Vocabulary
+from captioner.text import Vocabulary, encode_tokens
 
-FORMAT = 3  # raised when a bundle of the old kind can no longer be read
+FORMAT = 4  # raised when a bundle of the old kind can no longer be read
 
 # What a bundle may hold, as params.py allows it: bundles are passed on, and damaged on the way.
 CHOICES = {"fit": get_args(Fit), "attention": ("grid", "pooled")}
@@ -71,19 +75,24 @@ def save(
     encoder,
     backbone: str,
     models: Sequence[CaptionModel],
+    joint: JointModel,
     vocabulary: Vocabulary,
     attention: str,
     preparation: Preparation,
     decoding: Decoding,
-) -> None:
+) -> str:
     """Write a bundle, whole or not at all.
 
     Args:
         folder: replaced if it is there.
         encoder, backbone: from `encoder.build_encoder`, and its name.
-        models, vocabulary: the captioning models, 1 to 16 that speak together, and their words.
+        models: the captioning models, 1 to 16 that speak together.
+        joint, vocabulary: the joint embedding, and the words of all models.
         attention: "grid", or "pooled" if the models take the mean over the cells.
         preparation, decoding: settings.
+
+    Returns:
+        the fingerprint of all that a picture's or a sentence's vectors depend on.
     """
     with atomic_folder(folder) as new:
         (new / "encoder").mkdir()
@@ -92,32 +101,48 @@ def save(
             part = new / "captioner" / str(number)
             part.mkdir(parents=True)
             save_captioner(model, part)
+        (new / "joint").mkdir()
+        save_joint(joint, new / "joint")
         vocabulary.save(new / "vocabulary.json")
+        weights = digest(new / "encoder", new / "joint", new / "vocabulary.json")
+        fingerprint = hashlib.sha256(f"{weights} {preparation}".encode()).hexdigest()
         settings = {
             "format": FORMAT,
+            "fingerprint": fingerprint,
             "attention": attention,
             "captioners": len(models),
             "preparation": asdict(preparation),
             "decoding": asdict(decoding),
         }
         write_json(new / "bundle.json", settings)
+    return fingerprint
 
 
 class Captioner:
-    """Captions for encoded pictures (JPEG, PNG ...)."""
+    """Captions and vectors of encoded pictures (JPEG, PNG ...), and vectors of sentences.
+
+    Attributes:
+        fingerprint: see `save`; vectors of another fingerprint must not be compared.
+        dimensions: lengths of the vectors of `meaning` and `looks`, see `picture_vectors`.
+        vocabulary, preparation, batch_size: as loaded.
+    """
 
     def __init__(
         self,
         encoder,
         models: Sequence[CaptionModel],
+        joint: JointModel,
         vocabulary: Vocabulary,
         attention: str,
         preparation: Preparation,
         decoding: Decoding,
         batch_size: int,
+        fingerprint: str,
     ):
         self.vocabulary, self.preparation, self.batch_size = vocabulary, preparation, batch_size
-        self._pooled = attention == "pooled"
+        self.fingerprint, self._joint = fingerprint, JointEncoder(joint)
+        self.dimensions = {"meaning": joint.config.size, "looks": joint.config.channels}
+        self._pooled, self._longest = attention == "pooled", decoding.max_length
         self._grid = grid_function(encoder, batch_size)
         self._decode = Decoder(models, **asdict(decoding), batch_size=batch_size)
 
@@ -157,19 +182,49 @@ class Captioner:
         batches = self._features(pictures)
         return self._captions(self._decode.sampled(batch, number, seed, top_p) for batch in batches)
 
-    def _features(self, pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """What the models look at, (pictures, cells, channels) float16, batch by batch."""
+    def picture_vectors(self, pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of length one of pictures from `prepare`.
+
+        Returns:
+            meaning (pictures, size): their places in the space that they share with sentences;
+            looks (pictures, channels): the means of their grids of CNN features.
+        """
+        parts = [(self._joint.pictures(grid), _mean(grid)[:, 0]) for grid in self._grids(pictures)]
+        meaning, looks = map(np.concatenate, zip(*parts, strict=True))
+        return meaning, unit_vectors(looks)
+
+    def sentence_vectors(self, sentences: Sequence[str]) -> tuple[np.ndarray, list[list[str]]]:
+        """Vectors of length one of sentences, in the space that they share with pictures.
+
+        Returns:
+            (sentences, size), zeros where no word is known; and of each sentence the words that
+            are not known and were left out.
+        """
+        words = [self.vocabulary.words_of(sentence) for sentence in sentences]
+        known = [[one for one in said if one in self.vocabulary.ids] for said in words]
+        unknown = [[one for one in said if one not in self.vocabulary.ids] for said in words]
+        return self._joint.sentences(encode_tokens(known, self.vocabulary, self._longest)), unknown
+
+    def _grids(self, pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """(pictures, cells, channels) float16, batch by batch."""
         for start in range(0, len(pictures), self.batch_size):
-            features = self._grid(np.stack(pictures[start : start + self.batch_size]))
-            if self._pooled:
-                features = features.mean(axis=1, keepdims=True, dtype=np.float32).astype(np.float16)
-            yield features
+            yield self._grid(np.stack(pictures[start : start + self.batch_size]))
+
+    def _features(self, pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """What the captioning models look at, (pictures, cells, channels) float16."""
+        for grid in self._grids(pictures):
+            yield _mean(grid) if self._pooled else grid
 
     def _captions(self, batches: Iterable[list[list[Found]]]) -> list[list[Caption]]:
         return [[self._caption(*one) for one in found] for batch in batches for found in batch]
 
     def _caption(self, words: Iterable[int], log_probability: float) -> Caption:
         return Caption(self.vocabulary.decode(words), float(log_probability))
+
+
+def _mean(grid: np.ndarray) -> np.ndarray:
+    """(pictures, cells, channels) to (pictures, 1, channels) float16."""
+    return grid.mean(axis=1, keepdims=True, dtype=np.float32).astype(np.float16)
 
 
 def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16) -> Captioner:
@@ -194,6 +249,9 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
         preparation = Preparation(**settings["preparation"])
         decoding = Decoding(**settings["decoding"])
         attention, number = settings["attention"], settings["captioners"]
+        fingerprint = settings["fingerprint"]
+        if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{64}", fingerprint):
+            raise ValueError(f"fingerprint: {fingerprint!r:.80}, expected 64 hex digits")
         shared = {"attention": attention, "captioners": number}
         _check(vars(preparation) | vars(decoding) | shared)
         vocabulary = Vocabulary.load(folder / "vocabulary.json")
@@ -213,6 +271,11 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
             if {name: config[name] for name in expected} != expected:
                 raise ValueError("its parts do not fit together")
             _check({name: value for name, value in config.items() if name not in expected})
+        config = read_json(folder / "joint" / "config.json")
+        expected["cells"] = rows * columns
+        if {name: config[name] for name in expected} != expected or config["size"] % HEADS:
+            raise ValueError("its parts do not fit together")
+        _check({"word_size": config["word_size"], "units": config["size"]})
     except FileNotFoundError as error:
         if Path(error.filename).name != "bundle.json":
             raise CaptionerError(
@@ -227,7 +290,9 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
     if beam_width is not None:
         decoding = replace(decoding, beam_width=beam_width)
     models = [load_captioner(part) for part in captioners]
-    return Captioner(encoder, models, vocabulary, attention, preparation, decoding, batch_size)
+    joint = load_joint(folder / "joint")
+    settings = (attention, preparation, decoding, batch_size, fingerprint)
+    return Captioner(encoder, models, joint, vocabulary, *settings)
 
 
 def _check(settings: dict[str, object]) -> None:

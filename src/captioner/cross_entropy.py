@@ -18,7 +18,8 @@ class CrossEntropy:
         label_smoothing: see `smoothed_cross_entropy`.
     """
 
-    name, key, measure = "training", "train.learning_rate", "loss"
+    name, measure, selects = "training", "loss", "val_cider_d"
+    remedy = "train.learning_rate or train.clip_norm"
 
     def __init__(
         self, model: CaptionModel, examples: Examples, dropout: float, label_smoothing: float

@@ -246,7 +246,7 @@ def save_captioner(model: CaptionModel, folder: Path) -> None:
 
 
 # h5py raises the first five, sizes that do not fit the others.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     ValueError,
     KeyError,
@@ -267,7 +267,7 @@ def load_captioner(folder: Path | str) -> CaptionModel:
     try:
         model = CaptionModel(ModelConfig(**read_json(folder / "config.json")))
         model.load_weights(folder / "weights.weights.h5")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
         raise CaptionerError(
             f"{folder}: no usable captioner ({reason}); run the train stage"

@@ -81,6 +81,9 @@ def packed_lstm(
     kept = (i, f, o, g, shown, hs, cs)
 
     def gradient(from_h, from_c):
+        # Where only some rows were used, TensorFlow hands over just these.
+        from_h, from_c = map(tf.convert_to_tensor, (from_h, from_c))
+
         def backward(t, end, to_h, to_c, to_gates, read):
             count = counts[t]
             longer = [[0, count - tf.shape(to_h)[0]], [0, 0]]  # captions that end here join

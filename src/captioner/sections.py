@@ -151,6 +151,14 @@ class Train(Section):
     members: Annotated[list[Natural], Field(min_length=1, max_length=16)]
 
 
+class Joint(Section):
+    width: Annotated[int, Field(ge=4, le=4096, multiple_of=4)]
+    dropout: Share
+    pictures_per_batch: Annotated[int, Field(ge=2)]
+    learning_rate: Rate
+    epochs: Count
+
+
 class Evaluate(Section):
     beam_width: Annotated[int, Field(ge=1, le=100)]
     length_penalty: Annotated[float, Field(ge=0, le=5)]
@@ -178,6 +186,7 @@ SECTIONS: dict[str, type[Section]] = {
     "tokenize": Tokenize,
     "glove": Glove,
     "train": Train,
+    "joint": Joint,
     "evaluate": Evaluate,
     "export": Export,
 }
@@ -195,5 +204,6 @@ class Params(Section):
     tokenize: Tokenize
     glove: Glove
     train: Train
+    joint: Joint
     evaluate: Evaluate
     export: Export

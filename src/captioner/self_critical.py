@@ -39,7 +39,8 @@ class SelfCritical:
         max_length: words of the longest sample.
     """
 
-    name, key, measure = "self-critical training", "train.self_critical_rate", "reward"
+    name, measure, selects = "self-critical training", "reward", "val_cider_d"
+    remedy = "train.self_critical_rate or train.clip_norm"
 
     def __init__(
         self,

@@ -1,9 +1,10 @@
 """The training loop: epochs, learning rate, averaged weights, checkpoints that survive a kill.
 
-What is minimised, and on what, is an `Objective`'s: `cross_entropy.py`, then `self_critical.py`. A
-batch is a number of pictures. All randomness of an epoch (order, dropout, samples) comes from the
-seed and the number of the epoch, never from what ran before; training killed after epoch 3 and
-resumed therefore ends with the same bytes as training that was left alone.
+What is minimised, and on what, is an `Objective`'s: for the captioner `cross_entropy.py`, then
+`self_critical.py`; for the joint embedding `contrastive.py`. A batch is a number of pictures. All
+randomness of an epoch (order, dropout, samples) comes from the seed and the number of the epoch,
+never from what ran before; training killed after epoch 3 and resumed therefore ends with the same
+bytes as training that was left alone.
 """
 
 import shutil
@@ -21,7 +22,6 @@ from captioner import CaptionerError
 from captioner.checkpoints import Progress, State, assign, load_arrays
 from captioner.examples import shuffled_batches
 from captioner.files import atomic_folder, read_json, write_json
-from captioner.model import CaptionModel
 
 BEST = "best.weights.h5"
 WARM_UP = 100  # steps of linearly growing learning rate, or an epoch if that is shorter
@@ -46,15 +46,17 @@ class Objective(Protocol):
 
     Attributes:
         name: in messages and bars.
-        key: section.key of the learning rate in params.yaml.
+        remedy: what to lower in params.yaml when the loss is no number any more.
         measure: what the reported value is called in the history.
+        selects: the score of the validation split whose best epoch is kept.
         names: (pictures,) the ids of the training pictures.
         signature: of the tensors that make up a batch.
     """
 
     name: str
-    key: str
+    remedy: str
     measure: str
+    selects: str
     names: np.ndarray
     signature: tuple
 
@@ -85,7 +87,7 @@ class Trainer:
         state: what a killed training left behind is resumed, each finished epoch is kept there.
     """
 
-    def __init__(self, model: CaptionModel, objective: Objective, settings: Settings, state: State):
+    def __init__(self, model: keras.Model, objective: Objective, settings: Settings, state: State):
         self.model, self.objective = model, objective
         self.settings, self.state = settings, state
         self.steps_per_epoch = -(-len(objective.names) // settings.pictures_per_batch)
@@ -104,11 +106,11 @@ class Trainer:
     ) -> Progress:
         """Train from the last finished epoch to the end or until patience is out.
 
-        The model ends with the weights of the epoch whose `val_cider_d` was best.
+        The model ends with the weights of the epoch that the objective selects.
 
         Args:
-            score: scores of the validation split, `val_cider_d` among them; called after each
-                epoch with the model as it would be kept.
+            score: scores of the validation split, the one that selects among them; called after
+                each epoch with the model as it would be kept.
             on_epoch: gets each row of the history, also those of before a kill: it may have come
                 after an epoch was kept and before anyone was told.
 
@@ -200,10 +202,11 @@ class Trainer:
         """
         progress = self.progress
         previous = self.state.epoch(progress.epoch)
-        best = max((past["val_cider_d"] for past in progress.history), default=-1.0)
+        selects = self.objective.selects
+        best = max((past[selects] for past in progress.history), default=-1.0)
         # In the order in which JSON gives it back, lest a resumed history differ in its columns.
         progress.history.append(dict(sorted(row.items())))
-        if row["val_cider_d"] > best:
+        if row[selects] > best:
             progress.best_epoch = progress.epoch
         elif self.settings.schedule == "plateau":
             progress.plateau_factor /= 2
@@ -233,7 +236,7 @@ class Trainer:
         rate = self._learning_rate(epoch, step)
         return CaptionerError(
             f"{self.objective.name}: the loss is no number in epoch {epoch + 1}, step {step + 1} "
-            f"(learning rate {rate:.2g}, {where}): lower {self.objective.key} or train.clip_norm; "
+            f"(learning rate {rate:.2g}, {where}): lower {self.objective.remedy}; "
             "the last finished epoch is kept"
         )
 

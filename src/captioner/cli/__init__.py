@@ -11,16 +11,41 @@ import sys
 from collections.abc import Sequence
 
 from captioner import CaptionerError, __version__
-from captioner.cli import caption, check_data, compare, score
+from captioner.cli import (
+    caption,
+    check_data,
+    compare,
+    index,
+    score,
+    search,
+    sentences,
+    similar,
+    words,
+)
 from captioner.cli.terminal import complain
 
-COMMANDS = (caption, score, compare, check_data)  # in the order of the help
+COMMANDS = (
+    caption,
+    similar,
+    search,
+    sentences,
+    words,
+    index,
+    score,
+    compare,
+    check_data,
+)  # in the order of the help
 
 EXAMPLES = """\
 examples:
   captioner caption dog.jpg                     write a caption for a picture
   captioner caption dog.jpg -n 5                five different ones, with their log-probabilities
   captioner caption holidays/ --json            for a folder and all below it, as JSON
+  captioner similar dog.jpg                     pictures like this one, and why
+  captioner search "a red circle"               pictures for a sentence
+  captioner sentences dog.jpg                   people's sentences for a picture
+  captioner words circle                        words like a word
+  captioner index add holidays/ --index mine    a collection of your own to search in
   captioner score --references refs.json --hypotheses captions.json
                                                 BLEU, ROUGE-L and CIDEr-D of anybody's captions
   captioner compare HEAD~1 HEAD                 is a commit's model better, how surely, and where
@@ -37,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="captioner",
-        description="Caption pictures with what `dvc repro` trained; score captions; check data.",
+        description="Caption and find pictures with what `dvc repro` trained; score captions; "
+        "check data.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

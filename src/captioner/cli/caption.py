@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
                 )
     elif options.beam is not None:
         raise CaptionerError("--beam searches and --sample draws at random: leave one of them out")
-    paths, failed = _files(options.pictures)
+    paths, failed = picture_files(options.pictures)
     if not paths:
         raise CaptionerError("no pictures found (looked for " + " ".join(sorted(SUFFIXES)) + ")")
     folder = options.bundle
@@ -191,7 +191,7 @@ def _captions(
     return [[caption] for caption in speaker.caption_prepared(pictures)]
 
 
-def _files(arguments: Sequence[Path]) -> tuple[list[Path], bool]:
+def picture_files(arguments: Sequence[Path]) -> tuple[list[Path], bool]:
     """Files as they are named, folders with all pictures below them, hidden ones left out.
 
     Returns:

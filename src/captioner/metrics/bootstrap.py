@@ -52,8 +52,19 @@ def confidence_intervals(
 
 def interval_of_mean(values: np.ndarray, seed: int, samples: int = SAMPLES) -> tuple[float, float]:
     """The 95% interval of the mean of values (pictures,), for measures that are plain means."""
-    drawn = [weights @ values / len(values) for weights in _weights(len(values), seed, samples)]
-    return _interval(np.concatenate(drawn))
+    return interval_of_ratio(values, np.ones(len(values)), seed, samples)
+
+
+def interval_of_ratio(
+    sums: np.ndarray, counts: np.ndarray, seed: int, samples: int = SAMPLES
+) -> tuple[float, float]:
+    """The 95% interval of sums.sum() / counts.sum(), for means over parts of pictures.
+
+    Args:
+        sums, counts: (pictures,), such as hits among a picture's captions, and its captions.
+    """
+    parts = _weights(len(sums), seed, samples)
+    return _interval(np.concatenate([(drawn @ sums) / (drawn @ counts) for drawn in parts]))
 
 
 def paired_differences(

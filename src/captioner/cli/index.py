@@ -1,0 +1,197 @@
+"""`captioner index`: collections of your own: add pictures, remove them, list them."""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from captioner import CaptionerError
+from captioner.cli import finding
+from captioner.cli.caption import picture_files
+from captioner.cli.terminal import complain, pictures, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from captioner.bundle import Captioner
+
+BATCH = 32  # pictures a call of the model
+PART = 960  # pictures that a kill can cost: then they are on disk
+
+EXAMPLES = """\
+examples:
+  captioner index add holidays/ --index my_index          a new collection of a folder and below
+  captioner index add holidays/ --index my_index          again: only what is new is embedded
+  captioner index add new/ --index my_index --from data/embeddings
+                                                          begun as a copy of the data set's own
+  captioner index remove holidays/blurred.jpg --index my_index
+  captioner index list --index my_index
+  captioner similar dog.jpg --index my_index              search in it
+
+A picture is new if its content is (sha256), whatever its name. A crash leaves a collection as it
+was, but for the parts of 960 pictures that were finished.
+
+exit codes: 0 all done; 1 some pictures could not be used or are not there (named on stderr), the
+others are done; 2 nothing was done: a wrong argument, no pictures, no bundle, no collection
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the program's."""
+    index = commands.add_parser(
+        "index",
+        help="make collections of your own pictures to search in",
+        description="Add pictures to a collection that `captioner similar` and `search` look into.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = index.add_subparsers(dest="action", required=True, metavar="ACTION")
+    adding = actions.add_parser("add", help="embed and add the pictures that are new")
+    adding.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE|FOLDER")
+    adding.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="DIR",
+        help="a collection that a new one begins as a copy of",
+    )
+    finding.add_bundle(adding)
+    removing = actions.add_parser("remove", help="take pictures out")
+    removing.add_argument("image_ids", nargs="+", metavar="ID", help="as `captioner index list`")
+    listing = actions.add_parser("list", help="ids and captions, between tabs")
+    listing.add_argument("--json", action="store_true", help="print JSON with all columns")
+    for action, function in ((adding, add), (removing, remove), (listing, list_pictures)):
+        action.add_argument(
+            "--index", type=Path, required=True, metavar="DIR", help="the collection"
+        )
+        action.set_defaults(run=function)
+
+
+def add(options: argparse.Namespace) -> int:
+    """Add what is new; returns the exit code."""
+    from tqdm import tqdm
+
+    from captioner import collection
+
+    _refuse_the_pipelines(options.index)
+    paths, failed = picture_files(options.pictures)
+    if not paths:
+        raise CaptionerError("no pictures found")
+    exists = (options.index / collection.MANIFEST).exists()
+    if options.source and exists:
+        raise CaptionerError(f"{options.index}: is there already; leave --from out")
+    model = collection.read_manifest(options.index)["model"] if exists else None
+    if options.source:
+        model = collection.open_collection(options.source).model  # verified before it is copied
+    speaker = finding.load_bundle(options.bundle, BATCH)
+    if model is not None:
+        owner = options.index if exists else options.source
+        finding.check_same_model(speaker, options.bundle, model, owner)
+    if not exists:
+        collection.begin(options.index, options.source, speaker.fingerprint, speaker.dimensions)
+    table = collection.open_collection(options.index).pictures
+    known, ids = set(table["sha256"]), set(table["image_id"])
+    added, again, batch, rows = 0, 0, [], []
+    bar = tqdm(paths, "pictures", unit="picture", disable=None)
+    for path in bar:
+        try:
+            data = path.read_bytes()
+            sha256 = hashlib.sha256(data).hexdigest()
+            if sha256 in known:
+                again += 1
+                continue
+            if str(path) in ids:
+                raise CaptionerError(
+                    "another picture of this name is in the index; remove it first"
+                )
+            row = _prepared(speaker, data)
+        except (CaptionerError, OSError) as error:
+            complain(f"{path}: {getattr(error, 'strerror', None) or error}")
+            failed = True
+            continue
+        known.add(sha256)
+        ids.add(str(path))
+        batch.append(row | {"image_id": str(path), "split": "added", "sha256": sha256})
+        if len(batch) == BATCH:
+            rows += _embedded(speaker, batch)
+            batch = []
+        if len(rows) >= PART:
+            added += _write(options.index, rows)
+            rows = []
+    rows += _embedded(speaker, batch)
+    if rows:
+        added += _write(options.index, rows)
+    print(f"{pictures(added)} added, {pictures(again)} already there: {options.index}")
+    return 1 if failed else 0
+
+
+def remove(options: argparse.Namespace) -> int:
+    """Remove what is named; returns the exit code."""
+    from captioner import collection
+
+    _refuse_the_pipelines(options.index)
+    there = set(collection.open_collection(options.index).pictures["image_id"])
+    missing = [image_id for image_id in options.image_ids if image_id not in there]
+    if len(missing) == len(options.image_ids):
+        raise CaptionerError(f"{options.index}: no such picture; `captioner index list` names them")
+    collection.remove(options.index, options.image_ids)
+    for image_id in missing:
+        complain(f"{image_id}: no such picture in {options.index}")
+    return 1 if missing else 0
+
+
+def list_pictures(options: argparse.Namespace) -> int:
+    """List all; returns the exit code."""
+    from captioner import collection
+
+    table = collection.open_collection(options.index).pictures
+    if options.json:
+        print(json.dumps(json.loads(table.to_json(orient="records")), indent=2))
+        return 0
+    for image_id, caption in zip(table["image_id"], table["caption"], strict=True):
+        print(f"{printable(image_id)}\t{printable(caption)}")
+    return 0
+
+
+def _refuse_the_pipelines(index: Path) -> None:
+    if index.resolve() == Path("data/embeddings").resolve():
+        raise CaptionerError(
+            f"{index}: belongs to the pipeline, `dvc repro` would undo the change; begin one of "
+            "your own: captioner index add PICTURES --index DIR --from data/embeddings"
+        )
+
+
+def _prepared(speaker: "Captioner", data: bytes) -> dict:
+    """A picture as the model takes it, and its perceptual hash."""
+    from captioner.raster import perceptual_hashes, prepare
+
+    (perceptual_hash,) = perceptual_hashes(
+        prepare(data, **vars(speaker.preparation)).thumbnail[None]
+    )
+    return {"pixels": speaker.prepare(data), "perceptual_hash": perceptual_hash}
+
+
+def _embedded(speaker: "Captioner", batch: list[dict]) -> list[dict]:
+    """The rows of a batch with captions and vectors in the place of pixels."""
+    if not batch:
+        return []
+    seen: Sequence[np.ndarray] = [row.pop("pixels") for row in batch]
+    meaning, looks = speaker.picture_vectors(seen)
+    captions: Iterator = iter(speaker.caption_prepared(seen))
+    return [
+        row | {"caption": next(captions).text, "meaning": one, "looks": other}
+        for row, one, other in zip(batch, meaning, looks, strict=True)
+    ]
+
+
+def _write(index: Path, rows: list[dict]) -> int:
+    import numpy as np
+
+    from captioner import collection
+
+    meaning, looks = (np.stack([row[name] for row in rows]) for name in ("meaning", "looks"))
+    columns = {name: [row[name] for row in rows] for name in collection.COLUMNS}
+    collection.add_part(index, columns, meaning, looks)
+    return len(rows)

@@ -1,0 +1,281 @@
+"""A collection of pictures that can be searched: a folder of vectors with a manifest.
+
+`dvc repro` writes one to data/embeddings. `captioner index` adds pictures to a copy: each time as a
+part of its own, which the manifest names once it is there whole, so that a crash leaves what was.
+Matrices are mapped, not read; their checksums are verified when a collection is opened.
+
+    manifest.json          format, model (fingerprint of what made the vectors), dimensions, parts
+                           with checksums and removed rows, checksums of captions.* and words.*
+    PART/pictures.parquet  image_id, split, caption, sha256, perceptual_hash, facts, vector
+    PART/pictures.npy      (pictures, size) float32: places in the space shared with sentences
+    PART/looks.npy         (pictures, channels) float32: means of their grids of CNN features
+    captions.*, words.*    people's captions and the vocabulary, where `dvc repro` wrote them
+
+PART is the folder itself or part-00000, part-00001 ... in it. All vectors are of length one.
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from captioner import CaptionerError
+from captioner.embeddings import write_vectors
+from captioner.files import atomic_folder, read_json, write_json
+
+FORMAT = 1
+MANIFEST, PICTURES, LOOKS = "manifest.json", "pictures", "looks"
+PART_FILES = ("pictures.parquet", "pictures.npy", "looks.npy")
+EXTRA_FILES = ("captions.parquet", "captions.npy", "words.parquet", "words.npy")
+COLUMNS = ("image_id", "split", "caption", "sha256", "perceptual_hash")
+
+
+@dataclass(frozen=True)
+class Collection:
+    """An open collection.
+
+    Attributes:
+        folder: where it lies.
+        model: fingerprint of the bundle that made the vectors, see `bundle.save`.
+        pictures: a row for each picture that was not removed: `COLUMNS`, then facts, all of them
+            texts.
+        meaning, looks: parts of the matrices, memory maps; one after the other they hold a row for
+            each picture, the removed ones included.
+        there: (all pictures,) bool, False for the removed ones.
+    """
+
+    folder: Path
+    model: str
+    pictures: pd.DataFrame
+    meaning: list[np.ndarray]
+    looks: list[np.ndarray]
+    there: np.ndarray
+
+    def cosines(self, matrices: Sequence[np.ndarray], vector: np.ndarray) -> np.ndarray:
+        """(pictures,) of the rows of `meaning` or `looks` with a vector of length one."""
+        found = np.concatenate([*(part @ vector for part in matrices), np.zeros(0, np.float32)])
+        return found if self.there.all() else found[self.there]
+
+    def vector(self, matrices: Sequence[np.ndarray], row: int) -> np.ndarray:
+        """The vector of a row of `pictures`."""
+        place = int(np.flatnonzero(self.there)[row])
+        for part in matrices:
+            if place < len(part):
+                return np.array(part[place])
+            place -= len(part)
+        raise IndexError(row)
+
+    def extra(self, name: str) -> tuple[pd.DataFrame, np.ndarray]:
+        """People's `captions`, or the `words` of the vocabulary: columns, and vectors (n, size).
+
+        Raises:
+            CaptionerError: the collection has none.
+        """
+        if name not in ("captions", "words") or not (self.folder / f"{name}.npy").exists():
+            raise CaptionerError(
+                f"{self.folder}: this collection has no {name}; data/embeddings has them, and so "
+                "has an index that was begun --from there"
+            )
+        return _table(self.folder / f"{name}.parquet"), _matrix(self.folder / f"{name}.npy")
+
+
+def open_collection(folder: Path | str) -> Collection:
+    """Open a collection and verify it.
+
+    Raises:
+        CaptionerError: there is none, or it is damaged: the file is named.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    tables, meaning, looks, there = [], [], [], []
+    for part in manifest["parts"]:
+        place = folder / part["folder"]
+        _verify(folder, {f"{part['folder']}/{name}": part["sha256"][name] for name in PART_FILES})
+        tables.append(_table(place / "pictures.parquet"))
+        meaning.append(_matrix(place / "pictures.npy"))
+        looks.append(_matrix(place / "looks.npy"))
+        for name, matrix in (("pictures.npy", meaning[-1]), ("looks.npy", looks[-1])):
+            size = manifest["dimensions"]["meaning" if name == "pictures.npy" else "looks"]
+            if matrix.shape != (len(tables[-1]), size):
+                raise _damaged(folder, f"{part['folder']}/{name} is {matrix.shape}")
+        there.append(~np.isin(np.arange(len(tables[-1])), part["removed"]))
+        if missing := set(COLUMNS) - set(tables[-1].columns):
+            raise _damaged(folder, f"{part['folder']}/pictures.parquet lacks {min(missing)}")
+    _verify(folder, manifest["words"])
+    pictures = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+    kept = np.concatenate([*there, np.zeros(0, bool)])
+    for name, parts in (("meaning", meaning), ("looks", looks)):
+        for part in parts:
+            # Zeros and NaN would be nowhere in the space, and first in every list.
+            if not np.allclose(np.einsum("nd,nd->n", part, part), 1, atol=1e-3):
+                raise _damaged(folder, f"vectors of {name} are not of length one")
+    pictures = pictures[kept].reset_index(drop=True).fillna("")  # no fact is no text
+    return Collection(folder, manifest["model"], pictures, meaning, looks, kept)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest, checked: it may come from a stranger.
+
+    Raises:
+        CaptionerError: there is none, or it is damaged.
+    """
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except FileNotFoundError:
+        raise CaptionerError(
+            f"{folder}: no collection here (manifest.json); `dvc repro export` writes "
+            "data/embeddings, `captioner index add FOLDER --index DIR` another"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(folder, f"manifest.json: {error}") from None
+    try:
+        if manifest["format"] != FORMAT:
+            raise CaptionerError(
+                f"{folder}: collection of format {manifest['format']!r:.40}, expected {FORMAT}; "
+                "write it anew with `dvc repro export`"
+            )
+        hashes = [part["sha256"][name] for part in manifest["parts"] for name in PART_FILES]
+        hashes += [manifest["words"][name] for name in manifest["words"]]
+        sound = isinstance(manifest["parts"], list) and isinstance(manifest["words"], dict)
+        sound &= all(re.fullmatch(r"\.|part-\d{5}", part["folder"]) for part in manifest["parts"])
+        sound &= all(re.fullmatch("[0-9a-f]{64}", text) for text in [manifest["model"], *hashes])
+        sound &= set(manifest["words"]) <= set(EXTRA_FILES)
+        sound &= all(type(manifest["dimensions"][name]) is int for name in ("meaning", "looks"))
+        rows = [row for part in manifest["parts"] for row in part["removed"]]
+        sound &= all(type(row) is int for row in rows)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _damaged(folder, f"manifest.json: {type(error).__name__} {error}") from None
+    if not sound:
+        raise _damaged(folder, "manifest.json holds what no collection has")
+    return manifest
+
+
+def write_part(
+    folder: Path, columns: Mapping[str, Sequence], meaning: np.ndarray, looks: np.ndarray
+) -> dict[str, Any]:
+    """Write pictures.parquet, pictures.npy and looks.npy into an existing folder.
+
+    Args:
+        columns: `COLUMNS`, then facts, each (pictures,).
+        meaning, looks: (pictures, size), of length one.
+
+    Returns:
+        what the manifest says of the part, but for its folder's name.
+    """
+    write_vectors(folder, PICTURES, dict(columns), meaning)
+    np.save(folder / "looks.npy", np.ascontiguousarray(looks, np.float32))
+    sums = {name: _sha256(folder / name) for name in PART_FILES}
+    return {"pictures": len(meaning), "removed": [], "sha256": sums}
+
+
+def write_manifest(
+    folder: Path, model: str, dimensions: Mapping[str, int], parts: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write the manifest of what lies in a folder, whole or not at all."""
+    extra = [name for name in EXTRA_FILES if (folder / name).exists()]
+    counts = {"pictures": sum(part["pictures"] - len(part["removed"]) for part in parts)}
+    for name in ("captions", "words"):
+        if f"{name}.parquet" in extra:
+            counts[name] = pq.read_metadata(folder / f"{name}.parquet").num_rows
+    content = {
+        "format": FORMAT,
+        "model": model,
+        "dimensions": dict(dimensions),
+        "counts": counts,
+        "parts": list(parts),
+        "words": {name: _sha256(folder / name) for name in extra},
+    }
+    write_json(folder / MANIFEST, content)
+
+
+def begin(folder: Path, source: Path | None, model: str, dimensions: Mapping[str, int]) -> None:
+    """Make a new collection: empty, or a copy of another one; whole or not at all."""
+    with atomic_folder(folder) as new:
+        if source is None:
+            write_manifest(new, model, dimensions, [])
+            return
+        manifest = read_manifest(source)
+        for part in manifest["parts"]:
+            (new / part["folder"]).mkdir(exist_ok=True)
+            for name in PART_FILES:
+                shutil.copyfile(source / part["folder"] / name, new / part["folder"] / name)
+        for name in manifest["words"]:
+            shutil.copyfile(source / name, new / name)
+        write_json(new / MANIFEST, manifest)
+
+
+def add_part(
+    folder: Path, columns: Mapping[str, Sequence], meaning: np.ndarray, looks: np.ndarray
+) -> None:
+    """Add pictures to a collection; until the manifest is replaced, nothing has changed."""
+    manifest = read_manifest(folder)
+    taken = [part["folder"] for part in manifest["parts"]]
+    name = next(name for n in range(len(taken) + 1) if (name := f"part-{n:05d}") not in taken)
+    with atomic_folder(folder / name) as new:  # also in the place of one that a crash left
+        entry = {"folder": name} | write_part(new, columns, meaning, looks)
+    _replace(folder, manifest, [*manifest["parts"], entry])
+
+
+def remove(folder: Path, image_ids: Sequence[str]) -> None:
+    """Take pictures out of a collection; their vectors stay in the files, unseen."""
+    manifest = read_manifest(folder)
+    parts = []
+    for part in manifest["parts"]:
+        ids = _table(folder / part["folder"] / "pictures.parquet")["image_id"]
+        rows = np.flatnonzero(ids.isin(list(image_ids))).tolist()
+        parts.append(part | {"removed": sorted({*part["removed"], *rows})})
+    _replace(folder, manifest, parts)
+
+
+def _replace(folder: Path, manifest: dict[str, Any], parts: list[dict[str, Any]]) -> None:
+    left = sum(part["pictures"] - len(part["removed"]) for part in parts)
+    counts = manifest["counts"] | {"pictures": left}
+    write_json(folder / MANIFEST, manifest | {"parts": parts, "counts": counts})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(folder: Path, files: Mapping[str, str]) -> None:
+    for name, expected in files.items():
+        try:
+            found = _sha256(folder / name)
+        except OSError as error:
+            raise _damaged(folder, f"{name}: {error.strerror}") from None
+        if found != expected:
+            raise _damaged(folder, f"{name} is not what the manifest says")
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        schema = pq.read_schema(path)
+        return pq.read_table(path, columns=[c for c in schema.names if c != "vector"]).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(path.parent, f"{path.name}: {' '.join(str(error).split())[:120]}") from None
+
+
+def _matrix(path: Path) -> np.ndarray:
+    try:
+        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path.parent, f"{path.name}: {' '.join(str(error).split())[:120]}") from None
+    if matrix.ndim != 2 or matrix.dtype != np.float32:
+        raise _damaged(path.parent, f"{path.name} is no matrix of float32")
+    return matrix
+
+
+def _damaged(folder: Path, what: str) -> CaptionerError:
+    return CaptionerError(
+        f"{folder}: damaged collection ({what:.200}); write it anew: `dvc repro --force export` "
+        "for data/embeddings, `captioner index add` into a new --index otherwise"
+    )

@@ -1,0 +1,117 @@
+"""The objective of the joint embedding: tell what belongs together from all else in the batch.
+
+InfoNCE in both directions with a learned temperature (van den Oord et al. 2018; Radford et al.
+2021, section 2.3): each caption picks its picture among the batch's, each picture its caption among
+those of the other pictures. A picture's captions are no negatives of each other: all of them are
+right.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from captioner.examples import Examples
+from captioner.joint_embedding import JointEncoder, JointModel
+from captioner.metrics.retrieval import ranks
+from captioner.model import Dropout
+from captioner.packing import SIGNATURE, pack
+from captioner.text import PAD
+
+COLDEST = 0.01  # temperature, at least, as in Radford et al. 2021, section 2.5
+CLIP_NORM, EMA = 5.0, 0.998  # as for the captioner; see the section `train` of params.yaml
+KS = (1, 5, 10)
+
+
+class Contrastive:
+    """See `training.Objective`.
+
+    Args:
+        model: the joint embedding.
+        examples: the training split.
+        dropout: share of values set to zero.
+    """
+
+    name, measure, selects = "joint embedding", "loss", "val_recall"
+    remedy = "joint.learning_rate"
+
+    def __init__(self, model: JointModel, examples: Examples, dropout: float):
+        self.model, self.examples, self.names = model, examples, examples.names
+        self.dropout = dropout
+        config = model.config
+        features = tf.TensorSpec((None, config.cells, config.channels), tf.float16)
+        self.signature = (features, SIGNATURE)
+
+    def batch(self, chosen: np.ndarray, seed: tuple[int, int]) -> tuple:
+        """The pictures' features, some of them mirrored, and their captions."""
+        features = self.examples.load(chosen, np.random.default_rng(seed))
+        return features, pack(self.examples.tokens[chosen])
+
+    def loss(self, batch: tuple, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Reports the mean of both directions' losses a caption, in nats."""
+        features, captions = batch
+        drop = Dropout(self.dropout, seed)
+        pictures = self.model.pictures(features, drop)
+        sentences = self.model.sentences(captions, drop)
+        scale = tf.exp(tf.minimum(tf.convert_to_tensor(self.model.log_scale), -np.log(COLDEST)))
+        losses = info_nce(
+            scale * tf.matmul(sentences, pictures, transpose_b=True), captions.pictures
+        )
+        return tf.reduce_mean(losses), tf.reduce_sum(losses), tf.size(losses)
+
+
+def info_nce(scores: tf.Tensor, owners: tf.Tensor) -> tf.Tensor:
+    """The loss of each caption, the mean of its two directions, in nats.
+
+    Args:
+        scores: (captions, pictures), how well they fit, over the temperature.
+        owners: (captions,) int32, the picture of each.
+
+    Returns:
+        (captions,): minus the log-probability of its picture among all pictures, and of itself
+        among itself and the captions of other pictures.
+    """
+    own = tf.gather(scores, owners, batch_dims=1)
+    of_pictures = tf.reduce_logsumexp(scores, 1) - own
+    mine = tf.one_hot(owners, tf.shape(scores)[1], on_value=True, off_value=False)
+    others = tf.reduce_logsumexp(tf.where(mine, -1e9, scores), 0)  # (pictures,)
+    of_captions = tf.nn.softplus(tf.gather(others, owners) - own)
+    return (of_pictures + of_captions) / 2
+
+
+def validator(model: JointModel, examples: Examples) -> Callable[[], dict[str, float]]:
+    """Scores of a model in training on the validation split.
+
+    Args:
+        model: its weights of the moment count at each call.
+        examples: the validation split.
+
+    Returns:
+        a function that gives `val_text_recall` and `val_picture_recall`, the means of R@1, R@5 and
+        R@10 for the captions found for a picture and for the pictures found for a caption, and
+        `val_recall`, the mean of both.
+    """
+    encoder = JointEncoder(model)
+    tokens, owners = sentences_of(examples)
+    # The rows of a split lie together: a slice of the memory map, no copy.
+    features = examples.features[examples.rows[0] : examples.rows[-1] + 1]
+
+    def score() -> dict[str, float]:
+        found = ranks(encoder.pictures(features), encoder.sentences(tokens), owners)
+        text, picture = (float(np.mean([(rank <= k).mean() for k in KS])) for rank in found)
+        return {
+            "val_recall": (text + picture) / 2,
+            "val_text_recall": text,
+            "val_picture_recall": picture,
+        }
+
+    return score
+
+
+def sentences_of(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """All captions that have a word: (captions, length) tokens, and the place of their picture."""
+    pictures, most, length = examples.tokens.shape
+    tokens = examples.tokens.reshape(pictures * most, length)
+    owners = np.repeat(np.arange(pictures), most)
+    there = (tokens != PAD).sum(1) > 2  # more than <start> and <end>
+    return tokens[there], owners[there]

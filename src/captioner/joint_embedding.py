@@ -1,0 +1,182 @@
+"""One space for pictures and sentences: what belongs together lies close together there.
+
+As in "Unifying Visual-Semantic Embeddings with Multimodal Neural Language Models" (Kiros et al.
+2014) a picture and a sentence each become a vector of length one, and their dot product says how
+well they fit. A picture is pooled from its grid by attention in several heads, each with a query of
+its own (Lin et al. 2017, "A Structured Self-attentive Sentence Embedding"), since a mean over the
+cells drowns what is small. A sentence is read by an LSTM over word vectors that start from GloVe.
+How it learns is in `contrastive.py`.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from captioner import CaptionerError
+from captioner.files import read_json, write_json
+from captioner.model import DAMAGE, PROJECTED_WORD
+from captioner.packing import SIGNATURE, Packed, pack
+from captioner.recurrence import packed_lstm
+from captioner.text import PAD
+
+HEADS = 4  # of the pooling of a grid
+TEMPERATURE = 0.07  # at the start, as in Radford et al. 2021, section 2.3
+BATCH = 256  # pictures or sentences a call
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """Sizes of the model, enough to build it before its weights are loaded.
+
+    Attributes:
+        vocabulary: number of words, special ones included.
+        word_size: length of the (GloVe) word vectors.
+        cells, channels: shape of a picture's features; one cell for pooled features.
+        size: length of the vectors, and of the LSTM's state.
+    """
+
+    vocabulary: int
+    word_size: int
+    cells: int
+    channels: int
+    size: int
+
+
+class JointModel(keras.Model):
+    """Pictures and sentences to vectors of length one.
+
+    Args:
+        config: the sizes.
+        word_vectors: (vocabulary, word_size) start values of the word vectors, or None if weights
+            are loaded next.
+    """
+
+    def __init__(self, config: JointConfig, word_vectors: np.ndarray | None = None):
+        super().__init__(name="joint")
+        self.config = config
+        size = config.size
+        start = "zeros" if word_vectors is None else keras.initializers.Constant(word_vectors)
+        self.words = layers.Embedding(
+            config.vocabulary, config.word_size, embeddings_initializer=start, name="words"
+        )
+        self.word_projection = layers.Dense(PROJECTED_WORD, name="word_projection")
+        self.gates = layers.Dense(4 * size, name="gates")
+        self.recurrent = layers.Dense(4 * size, use_bias=False, name="recurrent")
+        self.sentence_projection = layers.Dense(size, name="sentence_projection")
+        self.cell_projection = layers.Dense(size, activation="relu", name="cell_projection")
+        self.cell_scores = layers.Dense(HEADS, name="cell_scores")
+        self.picture_projection = layers.Dense(size, name="picture_projection")
+        self.log_scale = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(-np.log(TEMPERATURE)), name="scale"
+        )
+        self._build()
+
+    def _build(self) -> None:
+        """Create all weights at once, in a fixed order, so that they can be loaded and compared."""
+        config = self.config
+        self.pictures(tf.zeros((1, config.cells, config.channels), tf.float16))
+        read = self.word_projection(self.words(tf.zeros((1,), tf.int32)))
+        self.gates(read)
+        state = tf.zeros((1, config.size))
+        self.recurrent(state)
+        self.sentence_projection(state)
+        bias = np.zeros(4 * config.size, np.float32)
+        bias[config.size : 2 * config.size] = 1.0  # forget gate (Jozefowicz et al. 2015)
+        self.gates.bias.assign(bias)
+        self.built = True
+
+    def pictures(self, features: tf.Tensor, drop=lambda x: x) -> tf.Tensor:
+        """(pictures, cells, channels) float16 to (pictures, size) of length one.
+
+        Args:
+            drop: applied to what is projected when training.
+        """
+        features = tf.cast(features, tf.float32)
+        cells = self.cell_projection(drop(features))
+        weights = tf.nn.softmax(self.cell_scores(cells), 1)
+        # Each head pools its own part of the channels.
+        parts = tf.reshape(cells, (-1, self.config.cells, HEADS, self.config.size // HEADS))
+        pooled = tf.reshape(tf.einsum("pch,pchd->phd", weights, parts), (-1, self.config.size))
+        return tf.math.l2_normalize(self.picture_projection(drop(pooled)), -1)
+
+    def sentences(self, captions: Packed, drop=lambda x: x) -> tf.Tensor:
+        """Packed sentences to (sentences, size) of length one, in their packed order.
+
+        For use inside a `tf.function`.
+        """
+        words = drop(self.word_projection(self.words(captions.inputs)))
+        count = tf.size(captions.captions)
+        nothing = tf.zeros((count, self.config.size))
+        kernel = tf.convert_to_tensor(self.recurrent.kernel)
+        read, _ = packed_lstm(self.gates(words), kernel, nothing, nothing, captions.counts)
+        # Where the last word of each sentence stands among the tokens.
+        lengths = tf.reduce_sum(tf.cast(captions.counts[:, None] > tf.range(count), tf.int32), 0)
+        starts = tf.cumsum(captions.counts, exclusive=True)
+        last = tf.gather(starts, lengths - 1) + tf.range(count)
+        return tf.math.l2_normalize(self.sentence_projection(drop(tf.gather(read, last))), -1)
+
+
+class JointEncoder:
+    """Vectors of any number of pictures and sentences, one compiled function for each."""
+
+    def __init__(self, model: JointModel):
+        self.config = config = model.config
+        features = tf.TensorSpec((None, config.cells, config.channels), tf.float16)
+        self._pictures = tf.function(model.pictures, input_signature=[features])
+        self._sentences = tf.function(model.sentences, input_signature=[SIGNATURE])
+
+    def pictures(self, features: np.ndarray) -> np.ndarray:
+        """(pictures, cells, channels) float16, perhaps a memory map, to (pictures, size)."""
+        found = np.empty((len(features), self.config.size), np.float32)
+        for start in range(0, len(features), BATCH):
+            chosen = slice(start, start + BATCH)
+            found[chosen] = self._pictures(np.asarray(features[chosen]))
+        return found
+
+    def sentences(self, tokens: np.ndarray) -> np.ndarray:
+        """Sentences to vectors.
+
+        Args:
+            tokens: (sentences, length) integer as `text.encode_captions` gives them.
+
+        Returns:
+            (sentences, size); zeros for a sentence without a word.
+        """
+        # What is said twice is read once: rounding differs with the place in a batch, and would
+        # rank equal sentences.
+        tokens, which = np.unique(tokens, axis=0, return_inverse=True)
+        found = np.zeros((len(tokens), self.config.size), np.float32)
+        said = np.flatnonzero((tokens != PAD).sum(1) > 2)  # more than <start> and <end>
+        for start in range(0, len(said), BATCH):
+            chosen = said[start : start + BATCH]
+            packed = pack(tokens[chosen][None].astype(np.int32))
+            found[chosen[packed.captions]] = self._sentences(packed)
+        return found[which]
+
+
+def save_joint(model: JointModel, folder: Path) -> None:
+    """Write config.json and weights.weights.h5 into an existing folder."""
+    write_json(folder / "config.json", asdict(model.config))
+    model.save_weights(folder / "weights.weights.h5")
+
+
+def load_joint(folder: Path | str) -> JointModel:
+    """Read what `save_joint` wrote.
+
+    Raises:
+        CaptionerError: a file is missing or damaged.
+    """
+    folder = Path(folder)
+    try:
+        model = JointModel(JointConfig(**read_json(folder / "config.json")))
+        model.load_weights(folder / "weights.weights.h5")
+    except DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CaptionerError(
+            f"{folder}: no usable joint embedding ({reason}); run the joint stage"
+        ) from None
+    return model

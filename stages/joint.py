@@ -1,0 +1,69 @@
+"""joint: one space for pictures and sentences; after a kill it goes on from the last epoch."""
+
+from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
+import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from captioner import contrastive, examples, joint_embedding, training
+from captioner.checkpoints import State
+from captioner.determinism import make_deterministic
+from captioner.files import atomic_file, atomic_folder, digest, write_json
+
+REPORTS = Path("reports/joint")
+CODE = Path(training.__file__).parent  # every change of it starts a training anew
+
+
+def main() -> None:
+    params = read_params()
+    make_deterministic(params.seed)
+    options = params.joint
+    features, mirrored = examples.read_features("data/features", "grid"), None
+    if params.features.mirrored:
+        mirrored = examples.read_features("data/features", "grid_mirrored")
+    index, tokens = "data/features/index.parquet", "data/tokens"
+    train = examples.read_examples(features, index, tokens, "train", mirrored)
+    val = examples.read_examples(features, index, tokens, "val")
+
+    vectors = np.load("data/tokens/word_vectors.npy")
+    sizes = (*vectors.shape, *features.shape[1:], options.width)
+    model = joint_embedding.JointModel(joint_embedding.JointConfig(*sizes), vectors)
+    # What a killed training left belongs to exactly these settings, data and code, or is removed.
+    inputs = digest("data/features", "data/tokens", __file__, *sorted(CODE.glob("*.py")))
+    state = State.of(Path("models/.joint"), [params.seed, options], inputs)
+    settings = training.Settings(
+        epochs=options.epochs,
+        pictures_per_batch=options.pictures_per_batch,
+        learning_rate=options.learning_rate,
+        schedule="cosine",
+        clip_norm=contrastive.CLIP_NORM,
+        patience=options.epochs,
+        ema=contrastive.EMA,
+        seed=params.seed,
+    )
+    objective = contrastive.Contrastive(model, train, options.dropout)
+    trainer = training.Trainer(model, objective, settings, state)
+    history = trainer.run(contrastive.validator(model, val), report).history
+
+    with atomic_folder("models/joint") as folder:
+        joint_embedding.save_joint(model, folder)
+    with atomic_file(REPORTS / "history.csv") as path:
+        pd.DataFrame(history).to_csv(path, index=False)
+    best = max(history, key=lambda row: row["val_recall"])
+    metrics = {f"best_{name}": best[name] for name in ("epoch", "val_recall")}
+    metrics |= {"epochs": len(history), "parameters": model.count_params()}
+    metrics["temperature"] = float(np.exp(-model.log_scale.numpy()))
+    write_json(REPORTS / "metrics.json", metrics)
+    state.remove()
+
+
+def report(row: dict[str, float]) -> None:
+    values = ", ".join(f"{name} {value:.3g}" for name, value in row.items() if name != "epoch")
+    print(f"epoch {row['epoch']}: {values}", flush=True)
+
+
+if __name__ == "__main__":
+    run_stage("joint", main)

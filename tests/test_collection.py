@@ -1,0 +1,194 @@
+"""collection.py: round trip, parts, removal, crashes, damage and manifests from strangers."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from captioner import CaptionerError, collection
+from captioner.files import digest
+
+ROOT = Path(__file__).parent.parent
+MODEL = "ab" * 32
+HASH = "00" * 80
+
+
+def unit(rows: list[list[float]]) -> np.ndarray:
+    vectors = np.array(rows, np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def columns(*names: str) -> dict[str, list[str]]:
+    count = len(names)
+    return {
+        "image_id": list(names),
+        "split": ["test"] * count,
+        "caption": [f"a picture of {name}" for name in names],
+        "sha256": [name.encode().hex().zfill(64) for name in names],
+        "perceptual_hash": [HASH] * count,
+    }
+
+
+MEANING = unit([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+LOOKS = unit([[1, 0], [0, 1], [1, 2]])
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    folder = tmp_path / "index"
+    collection.begin(folder, None, MODEL, {"meaning": 3, "looks": 2})
+    collection.add_part(
+        folder, columns("a", "b", "c") | {"colour": ["red", None, "blue"]}, MEANING, LOOKS
+    )
+    return folder
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(CaptionerError) as caught:
+        collection.open_collection(folder)
+    line = str(caught.value)
+    assert str(folder) in line and "\n" not in line and len(line) < 500
+    return line
+
+
+def test_what_was_written_is_there(folder):
+    opened = collection.open_collection(folder)
+    assert opened.model == MODEL and opened.pictures["image_id"].tolist() == ["a", "b", "c"]
+    assert opened.pictures["colour"].tolist() == ["red", "", "blue"]
+    np.testing.assert_array_equal(opened.cosines(opened.meaning, MEANING[0]), MEANING @ MEANING[0])
+    np.testing.assert_array_equal(opened.vector(opened.looks, 2), LOOKS[2])
+    assert isinstance(opened.meaning[0], np.memmap)
+
+
+def test_parts_are_one_collection(folder):
+    before = {path: path.read_bytes() for path in (folder / "part-00000").iterdir()}
+    collection.add_part(folder, columns("d", "e"), MEANING[:2], LOOKS[:2])
+    opened = collection.open_collection(folder)
+    assert opened.pictures["image_id"].tolist() == ["a", "b", "c", "d", "e"]
+    expected = np.concatenate([LOOKS, LOOKS[:2]]) @ LOOKS[1]
+    np.testing.assert_array_equal(opened.cosines(opened.looks, LOOKS[1]), expected)
+    np.testing.assert_array_equal(opened.vector(opened.meaning, 4), MEANING[1])
+    assert {path: path.read_bytes() for path in (folder / "part-00000").iterdir()} == before
+
+
+def test_removed_pictures_are_out_of_sight(folder):
+    collection.add_part(folder, columns("d"), MEANING[:1], LOOKS[:1])
+    collection.remove(folder, ["b", "d", "none"])
+    opened = collection.open_collection(folder)
+    assert opened.pictures["image_id"].tolist() == ["a", "c"]
+    np.testing.assert_array_equal(
+        opened.cosines(opened.meaning, MEANING[2]), MEANING[[0, 2]] @ MEANING[2]
+    )
+    np.testing.assert_array_equal(opened.vector(opened.meaning, 1), MEANING[2])
+    assert json.loads((folder / "manifest.json").read_text())["counts"]["pictures"] == 2
+    # Back again with other content: the old row stays away.
+    collection.add_part(folder, columns("b"), MEANING[2:], LOOKS[2:])
+    opened = collection.open_collection(folder)
+    assert opened.pictures["image_id"].tolist() == ["a", "c", "b"]
+    np.testing.assert_array_equal(opened.vector(opened.meaning, 2), MEANING[2])
+
+
+def test_a_copy_is_a_collection_of_its_own(folder, tmp_path):
+    before = digest(folder)
+    collection.begin(tmp_path / "copy", folder, MODEL, {})
+    assert digest(tmp_path / "copy") == before
+    collection.add_part(tmp_path / "copy", columns("d"), MEANING[:1], LOOKS[:1])
+    assert digest(folder) == before
+    assert len(collection.open_collection(tmp_path / "copy").pictures) == 4
+
+
+def test_a_kill_leaves_the_old_collection(folder):
+    """Killed when the new part is there and the manifest is about to be replaced."""
+    code = (
+        "import os, signal, sys\n"
+        "from captioner import collection\n"
+        "from tests.test_collection import LOOKS, MEANING, columns\n"
+        "collection.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "collection.add_part(collection.Path(sys.argv[1]), columns('d'), MEANING[:1], LOOKS[:1])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
+    done = subprocess.run([sys.executable, "-c", code, folder], cwd=ROOT, env=environment)
+    assert done.returncode == -signal.SIGKILL
+    assert (folder / "part-00001").exists()
+    assert collection.open_collection(folder).pictures["image_id"].tolist() == ["a", "b", "c"]
+    collection.add_part(folder, columns("e"), MEANING[1:2], LOOKS[1:2])
+    assert collection.open_collection(folder).pictures["image_id"].tolist() == ["a", "b", "c", "e"]
+
+
+@pytest.mark.parametrize("name", ["pictures.parquet", "pictures.npy", "looks.npy"])
+def test_missing_and_truncated_files_are_named(folder, name):
+    path = folder / "part-00000" / name
+    content = path.read_bytes()
+    for damaged in (content[:-4], content[: len(content) // 2], b"", content + b"x"):
+        path.write_bytes(damaged)
+        assert f"part-00000/{name}" in refused(folder)
+    path.unlink()
+    assert f"part-00000/{name}" in refused(folder)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_vectors_that_are_nowhere_are_refused(folder, value):
+    bad = MEANING[:1].copy()
+    bad[:] = value
+    collection.add_part(folder, columns("d"), bad, LOOKS[:1])
+    assert "not of length one" in refused(folder)
+
+
+def test_sizes_must_fit(folder):
+    collection.add_part(folder, columns("d"), MEANING[:1], MEANING[:1])
+    assert "looks.npy is (1, 3)" in refused(folder)
+
+
+def edit(folder: Path, **changes: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 2},
+        {"model": "x"},
+        {"model": 3},
+        {"parts": [{"folder": "../other"}]},
+        {"parts": {}},
+        {"parts": ["part-00000"]},
+        {"words": {"/etc/passwd": "0" * 64}},
+        {"words": []},
+        {"dimensions": {"meaning": "3", "looks": 2}},
+    ],
+)
+def test_manifests_from_strangers(folder, changes):
+    edit(folder, **changes)
+    refused(folder)
+
+
+@pytest.mark.parametrize("place", ["../index/part-00000", "/part-00000", "part-0", "part-00000/."])
+def test_parts_lie_in_the_folder(folder, place):
+    (part,) = json.loads((folder / "manifest.json").read_text())["parts"]
+    edit(folder, parts=[part | {"folder": place}])
+    assert "holds what no collection has" in refused(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "[" * 9999, "\xff"])
+def test_what_is_no_manifest(folder, text):
+    (folder / "manifest.json").write_text(text, encoding="latin-1")
+    assert "damaged collection" in refused(folder)
+
+
+def test_no_collection(tmp_path):
+    assert "no collection here" in refused(tmp_path)
+
+
+def test_captions_and_words_are_there_or_missed(folder):
+    opened = collection.open_collection(folder)
+    with pytest.raises(CaptionerError, match=re.escape("has no words")):
+        opened.extra("words")
+    with pytest.raises(CaptionerError, match=re.escape("has no ../pictures")):
+        opened.extra("../pictures")

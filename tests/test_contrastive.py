@@ -1,0 +1,84 @@
+"""contrastive.py: the loss by hand and by loops, and that it teaches what belongs together."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from captioner.checkpoints import State
+from captioner.contrastive import Contrastive, info_nce, sentences_of, validator
+from captioner.examples import Examples
+from captioner.joint_embedding import JointConfig, JointModel
+from captioner.text import END, PAD, START
+from captioner.training import Settings, Trainer
+
+
+def test_loss_by_hand():
+    """Two pictures, three captions; the first two captions are of the first picture."""
+    e = np.exp
+    scores = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 1.0]], np.float32)
+    found = info_nce(tf.constant(scores), tf.constant([0, 0, 1])).numpy()
+    of_pictures = np.log([e(2) + e(1), 1 + e(3), e(1) + e(1)]) - [2, 0, 1]
+    # Caption 0 against caption 2 alone: caption 1 is right as well. Caption 2 against both.
+    of_captions = np.log([e(2) + e(1), 1 + e(1), e(1) + e(1) + e(3)]) - [2, 0, 1]
+    np.testing.assert_allclose(found, (of_pictures + of_captions) / 2, rtol=1e-5)
+
+
+@given(
+    hnp.arrays(np.float32, (6, 3), elements=st.floats(-30, 30, width=32)),
+    st.lists(st.integers(0, 2), min_size=6, max_size=6),
+)
+def test_a_sibling_changes_nothing(scores, owners):
+    """What another caption of the same picture scores with that picture is of no concern."""
+    found = info_nce(tf.constant(scores), tf.constant(owners)).numpy()
+    for row, owner in enumerate(owners):
+        rivals = [other for other, its in enumerate(owners) if its != owner]
+        column = np.array([scores[row, owner], *scores[rivals, owner]], np.float64)
+        line = scores[row].astype(np.float64)
+        expected = np.logaddexp.reduce(line) + np.logaddexp.reduce(column) - 2 * line[owner]
+        assert found[row] == pytest.approx(expected / 2, abs=1e-4)
+
+
+CLASSES = 12
+
+
+def examples() -> Examples:
+    """Pictures that show a thing in one of two cells, with captions that name it in two ways."""
+    rng = np.random.default_rng(0)
+    kind = np.arange(4 * CLASSES) % CLASSES
+    features = rng.normal(0, 0.1, (len(kind), 2, CLASSES)).astype(np.float16)
+    features[np.arange(len(kind)), rng.integers(0, 2, len(kind)), kind] = 3
+    tokens = np.full((len(kind), 3, 4), PAD, np.uint16)
+    tokens[:, 0, :3] = np.stack([np.full_like(kind, START), 4 + kind, np.full_like(kind, END)], 1)
+    tokens[:, 1] = np.stack([tokens[:, 0, 0], tokens[:, 0, 1], kind * 0 + 4, kind * 0 + END], 1)
+    names = np.array([f"{row}.jpg" for row in range(len(kind))])
+    return Examples(features, np.arange(len(kind)), names, tokens)
+
+
+def test_it_learns_what_belongs_together(tmp_path):
+    keras.utils.set_random_seed(1)
+    train = examples()
+    val = Examples(train.features, train.rows[:CLASSES], train.names, train.tokens[:CLASSES])
+    config = JointConfig(4 + CLASSES, 8, 2, CLASSES, size=16)
+    model = JointModel(config, np.random.default_rng(2).normal(size=(4 + CLASSES, 8)))
+    score = validator(model, val)
+    before = score()
+    settings = Settings(12, CLASSES, 0.02, "cosine", 5.0, 99, 0.0, 1)
+    objective = Contrastive(model, train, 0.1)
+    progress = Trainer(model, objective, settings, State(tmp_path)).run(score, lambda row: None)
+    after = score()
+    assert before["val_recall"] < 0.7
+    assert after["val_recall"] > 0.97
+    # The trainer leaves the weights of its best epoch.
+    assert after["val_recall"] == max(row["val_recall"] for row in progress.history)
+    assert progress.history[-1]["loss"] < progress.history[0]["loss"]
+
+
+def test_captions_without_a_word_are_left_out():
+    tokens = np.array([[[START, END, PAD], [START, 5, END]], [[START, 6, END], [PAD] * 3]])
+    examples = Examples(np.zeros((2, 1, 1)), np.arange(2), np.array(["a", "b"]), tokens)
+    found, owners = sentences_of(examples)
+    assert found.tolist() == [[START, 5, END], [START, 6, END]] and owners.tolist() == [0, 1]

@@ -1,0 +1,126 @@
+"""joint_embedding.py: against plain numpy, order, padding, round trip, damage."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from captioner import CaptionerError
+from captioner.joint_embedding import (
+    HEADS,
+    JointConfig,
+    JointEncoder,
+    JointModel,
+    load_joint,
+    save_joint,
+)
+from captioner.text import END, PAD, START
+
+CONFIG = JointConfig(vocabulary=9, word_size=5, cells=4, channels=6, size=8)
+TOKENS = np.array(
+    [
+        [START, 4, 5, 6, END],
+        [START, 7, END, PAD, PAD],
+        [START, END, PAD, PAD, PAD],  # says nothing
+        [START, 8, 4, END, PAD],
+        [START, 4, 5, 6, END],
+    ],
+    np.uint16,
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> JointModel:
+    keras.utils.set_random_seed(2)
+    model = JointModel(CONFIG, np.random.default_rng(2).normal(size=(9, 5)))
+    model.cell_scores.kernel.assign(model.cell_scores.kernel * 3)  # look somewhere
+    return model
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def dense(layer, x: np.ndarray) -> np.ndarray:
+    y = x @ layer.kernel.numpy()
+    return y + layer.bias.numpy() if layer.use_bias else y
+
+
+def test_a_sentence_is_read_to_its_last_word(model):
+    """Word by word in numpy, without padding or packing."""
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    found = JointEncoder(model).sentences(TOKENS)
+    assert found.dtype == np.float32 and found.shape == (5, 8)
+    for row, tokens in enumerate(TOKENS):
+        words = [word for word in tokens if word not in (PAD, END)]
+        if len(words) == 1:
+            assert not found[row].any()
+            continue
+        h = c = np.zeros(8)
+        for word in words:
+            x = dense(model.word_projection, model.words.embeddings.numpy()[word])
+            i, f, o, g = np.split(dense(model.gates, x) + dense(model.recurrent, h), 4)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            h = sigmoid(o) * np.tanh(c)
+        expected = unit(dense(model.sentence_projection, h))
+        np.testing.assert_allclose(found[row], expected, atol=2e-6)
+    np.testing.assert_array_equal(found[0], found[4])
+
+
+def test_a_picture_is_pooled_head_by_head(model):
+    features = np.random.default_rng(1).normal(0, 2, (3, 4, 6)).astype(np.float16)
+    found = JointEncoder(model).pictures(features)
+    for row, picture in enumerate(features.astype(np.float32)):
+        cells = np.maximum(dense(model.cell_projection, picture), 0)
+        weights = np.exp(dense(model.cell_scores, cells))
+        weights /= weights.sum(0)
+        part = 8 // HEADS
+        pooled = [weights[:, h] @ cells[:, h * part : (h + 1) * part] for h in range(HEADS)]
+        expected = unit(dense(model.picture_projection, np.concatenate(pooled)))
+        np.testing.assert_allclose(found[row], expected, atol=2e-6)
+    shuffled = JointEncoder(model).pictures(features[:, ::-1])
+    np.testing.assert_allclose(shuffled, found, atol=2e-6)  # wherever in the picture it is
+
+
+def test_many_are_as_one(model, monkeypatch):
+    monkeypatch.setattr("captioner.joint_embedding.BATCH", 2)
+    rng = np.random.default_rng(4)
+    features = rng.normal(0, 2, (5, 4, 6)).astype(np.float16)
+    encoder = JointEncoder(model)
+    one_by_one = np.concatenate([encoder.pictures(features[[row]]) for row in range(5)])
+    np.testing.assert_allclose(encoder.pictures(features), one_by_one, atol=1e-6)
+    one_by_one = np.concatenate([encoder.sentences(TOKENS[[row]]) for row in range(5)])
+    np.testing.assert_allclose(encoder.sentences(TOKENS), one_by_one, atol=1e-6)
+
+
+def test_round_trip(model, tmp_path):
+    save_joint(model, tmp_path)
+    again = load_joint(tmp_path)
+    assert again.config == CONFIG
+    np.testing.assert_array_equal(
+        JointEncoder(again).sentences(TOKENS), JointEncoder(model).sentences(TOKENS)
+    )
+    assert float(again.log_scale) == float(model.log_scale)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("weights.weights.h5", b"no HDF5"),
+        ("config.json", b"{"),
+        ("config.json", json.dumps(vars(CONFIG) | {"size": 12}).encode()),
+        ("config.json", json.dumps(vars(CONFIG) | {"size": "8"}).encode()),
+        ("config.json", json.dumps(vars(CONFIG) | {"more": 1}).encode()),
+    ],
+)
+def test_damage_is_said_in_one_line(model, tmp_path, file, content):
+    save_joint(model, tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(CaptionerError, match=re.escape(f"{tmp_path}: no usable joint")) as error:
+        load_joint(tmp_path)
+    assert "\n" not in str(error.value)
