@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from captioner import bundle, collection, embeddings
+from captioner import bundle, collection, embeddings, recommend, space
 from captioner.decoding import Decoder
 from captioner.determinism import make_deterministic
 from captioner.encoder import load_encoder
@@ -21,8 +21,9 @@ from captioner.model import load_captioners
 from captioner.raster import decode
 from captioner.text import Vocabulary
 
+REPORTS = Path("reports/export")
 COLUMNS = ["image_id", "split", "sha256", "perceptual_hash"]
-LANCZOS = Image.Resampling.LANCZOS
+QUERIES = 5  # in the figure
 PREPARATION = {"fit", "jpeg_quality", "max_pixels"}
 DECODING = set(bundle.Decoding.__annotations__)
 
@@ -57,11 +58,17 @@ def main() -> None:
     of_captions = encode.sentences(np.load("data/tokens/captions.npy"))
     in_glove = np.load("data/tokens/in_glove.npy")
     words = embeddings.unit_vectors(joint.words.embeddings.numpy())
-    decode = Decoder(models, **vars(decoding), batch_size=params.evaluate.batch_size)
-    said, _ = decode(read_features("data/features", params.train.attention), progress=True)
+    speak = Decoder(models, **vars(decoding), batch_size=params.evaluate.batch_size)
+    said, _ = speak(read_features("data/features", params.train.attention), progress=True)
     index.insert(2, "caption", [vocabulary.decode(row) for row in said])
 
-    shown = embeddings.projected_rows(len(index), params.export.sprite_size)
+    jpegs = read_pictures("data/images", ["jpeg"])["jpeg"]
+    side = params.export.sprite_size
+
+    def pixels_of(rows):
+        return [decode(jpegs[row]) for row in rows]
+
+    shown = embeddings.projected_rows(len(index), side)
     first = captions[captions["caption_id"] == 0].set_index("picture")["caption"]
     known = pd.DataFrame({name: column.to_pandas() for name, column in facts.items()})
     metadata = index[["image_id", "split", "caption"]].assign(written=first).join(known).loc[shown]
@@ -74,22 +81,37 @@ def main() -> None:
         dimensions = {"meaning": meaning.shape[1], "looks": looks.shape[1], "words": words.shape[1]}
         collection.write_manifest(folder, model, dimensions, [{"folder": "."} | part])
         (folder / "projector").mkdir()
-        pictures = thumbnails(shown, params.export.sprite_size)
+        small = [
+            np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
+            for pixels in pixels_of(shown)
+        ]
         embeddings.write_projector(
-            folder / "projector", meaning[shown], metadata, pictures, words, vocabulary
+            folder / "projector", meaning[shown], metadata, small, words, vocabulary
         )
+    title = f"{params.dataset}: where pictures and sentences lie"
+    space.draw_map(REPORTS / "space.png", meaning, of_captions, pixels_of, title)
+    title = f"{params.dataset}: test pictures, and the ones most like them"
+    space.draw_neighbours(REPORTS / "similar.png", neighbours(index, pixels_of), title)
     sizes = {"pictures": len(index), "captions": len(captions), "words": len(vocabulary)}
     metrics = sizes | {f"{name}_size": size for name, size in dimensions.items()}
-    write_json(Path("reports/export/metrics.json"), metrics | {"projected": len(shown)})
+    write_json(REPORTS / "metrics.json", metrics | {"projected": len(shown)})
 
 
-def thumbnails(rows: np.ndarray, side: int) -> list[np.ndarray]:
-    """Small copies of some pictures, each (side, side, 3) uint8."""
-    jpegs = read_pictures("data/images", ["jpeg"])["jpeg"]
-    return [
-        np.asarray(Image.fromarray(decode(jpegs[row])).resize((side, side), LANCZOS))
-        for row in rows
-    ]
+def neighbours(index: pd.DataFrame, pixels_of: space.Pictures) -> list[tuple]:
+    """Some test pictures and what is most like each, as `space.draw_neighbours` takes them."""
+    opened = collection.open_collection("data/embeddings")
+    rows_of = {image_id: row for row, image_id in enumerate(index["image_id"])}
+    test = np.flatnonzero(index["split"] == "test")
+    found = []
+    for row in test[np.linspace(0, len(test) - 1, QUERIES + 1).astype(int)[:-1]]:
+        query = recommend.query_of(opened, index["image_id"].iloc[row])
+        results = recommend.similar(opened, query, space.COLUMNS)
+        pictures = pixels_of([row, *(rows_of[result.image_id] for result in results)])
+        reasons = [f"looks {r.looks_alike:.2f}, means {r.means_alike:.2f}" for r in results]
+        captions = [result.caption for result in results]
+        others = list(zip(pictures[1:], captions, reasons, strict=True))
+        found.append(((pictures[0], query.caption), others))
+    return found
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ from captioner.encoder import BACKBONES
 from captioner.params import load_params
 
 ROOT = Path(__file__).resolve().parent.parent
-STAGES = ["download", "preprocess", "encoder", "features", "tokenize", "train", "evaluate"]
-STAGES += ["export"]
+STAGES = ["download", "preprocess", "encoder", "features", "tokenize", "train", "joint"]
+STAGES += ["evaluate", "export"]
 EPOCHS = 4
 # Small, yet it learns something in each epoch: the best weights are not those of the first one.
 TINY = {
@@ -58,6 +58,9 @@ TINY = {
     "train.pictures_per_batch": 8,
     "train.learning_rate": 0.02,
     "train.dropout": 0.1,
+    "joint.width": 16,
+    "joint.epochs": 2,
+    "joint.pictures_per_batch": 16,
     "train.label_smoothing": 0.0,
     "train.ema": 0.5,
     "train.epochs": EPOCHS,
@@ -424,6 +427,12 @@ def test_every_command_of_the_readme(pipeline, tmp_path):
     expected = {
         "captioner caption holidays/ --beam 5": "holidays/hills.jpg\t",
         "captioner caption holidays/hills.jpg -n 5": "holidays/hills.jpg\t",
+        "captioner search": "means ",
+        "captioner similar": "looks ",
+        "captioner sentences": "\t",
+        "captioner words red": "\t",
+        "captioner index add": "2 pictures added, 0 pictures already there: my_index",
+        "captioner index list": "holidays/beach.png\t",
         "dvc exp run -S train.units=512": "Running stage 'train'",
         "dvc exp show": "workspace",
         "dvc params diff": "train.units",
