@@ -55,15 +55,17 @@ def caption_vectors(
     return unit_vectors(sums)
 
 
+def vector_table(columns: dict[str, Sequence], vectors: np.ndarray) -> pa.Table:
+    """Columns, and (n, size) float32 as a column `vector` of lists."""
+    flat = pa.array(np.ascontiguousarray(vectors, np.float32).reshape(-1))
+    lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    return pa.table(columns).append_column("vector", lists)
+
+
 def write_vectors(folder: Path, name: str, columns: dict[str, Sequence], vectors: np.ndarray):
     """Write `name`.parquet (columns and `vector`) and `name`.npy (n, size) with the same rows."""
-    vectors = np.ascontiguousarray(vectors, np.float32)
-    np.save(folder / f"{name}.npy", vectors)
-    flat = pa.array(vectors.reshape(-1))
-    table = pa.table(columns).append_column(
-        "vector", pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    )
-    write_table(table, folder / f"{name}.parquet")
+    np.save(folder / f"{name}.npy", np.ascontiguousarray(vectors, np.float32))
+    write_table(vector_table(columns, vectors), folder / f"{name}.parquet")
 
 
 def fact_columns(facts: Iterable[str | None], taken: Sequence[str]) -> dict[str, pa.Array]:

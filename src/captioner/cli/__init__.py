@@ -15,6 +15,7 @@ from captioner.cli import (
     caption,
     check_data,
     compare,
+    export,
     index,
     score,
     search,
@@ -31,6 +32,7 @@ COMMANDS = (
     sentences,
     words,
     index,
+    export,
     score,
     compare,
     check_data,
@@ -46,6 +48,8 @@ examples:
   captioner sentences dog.jpg                   people's sentences for a picture
   captioner words circle                        words like a word
   captioner index add holidays/ --index mine    a collection of your own to search in
+  captioner export --format word2vec --what words --output words.txt
+                                                vectors for gensim, pandas, TensorBoard
   captioner score --references refs.json --hypotheses captions.json
                                                 BLEU, ROUGE-L and CIDEr-D of anybody's captions
   captioner compare HEAD~1 HEAD                 is a commit's model better, how surely, and where
