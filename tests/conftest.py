@@ -23,3 +23,8 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder ../shared with real data and golden values is not here")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: it takes one of two processes as long as all others the other one."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
