@@ -48,7 +48,8 @@ ONE_STEP = {"pictures_per_batch": 7}
 class FirstWord:
     """The smallest objective: the first word of a picture's captions. It needs no compiling."""
 
-    name, key, measure = "first words", "section.rate", "surprise"
+    name, measure, selects = "first words", "surprise", "val_cider_d"
+    remedy = "section.rate or train.clip_norm"
 
     def __init__(self, model: CaptionModel, dropout: float = 0.3):
         self.model, self.dropout, self.names = model, dropout, EXAMPLES.names
