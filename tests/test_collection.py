@@ -140,6 +140,14 @@ def test_vectors_that_are_nowhere_are_refused(folder, value):
     assert "not of length one" in refused(folder)
 
 
+def test_a_picture_in_which_the_cnn_sees_nothing_looks_like_no_other(folder):
+    collection.add_part(folder, columns("d"), MEANING[:1], np.zeros_like(LOOKS[:1]))
+    opened = collection.open_collection(folder)
+    assert opened.cosines(opened.looks, LOOKS[0])[-1] == 0
+    collection.add_part(folder, columns("e"), MEANING[:1], np.full_like(LOOKS[:1], np.nan))
+    assert "vectors of looks are not of length one" in refused(folder)
+
+
 def test_sizes_must_fit(folder):
     collection.add_part(folder, columns("d"), MEANING[:1], MEANING[:1])
     assert "looks.npy is (1, 3)" in refused(folder)

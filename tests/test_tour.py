@@ -51,7 +51,7 @@ import json
     "best_totals": totals[0].numpy().tolist(),
     "decoded": words[0].tolist(),
     "systems": sorted(evaluation.table["system"].unique()),
-    "searched": training_captions.iloc[search("a red star", 1)[0]],
+    "searched": training_captions.iloc[pictures_for("a red star", 1)[0]],
     "flat": flat.shape,
 }))
 """

@@ -114,8 +114,11 @@ def open_collection(folder: Path | str) -> Collection:
     kept = np.concatenate([*there, np.zeros(0, bool)])
     for name, parts in (("meaning", meaning), ("looks", looks)):
         for part in parts:
-            # Zeros and NaN would be nowhere in the space, and first in every list.
-            if not np.allclose(np.einsum("nd,nd->n", part, part), 1, atol=1e-3):
+            lengths = np.einsum("nd,nd->n", part, part)
+            # In a picture that is all black, say, the CNN may see nothing: its looks are zeros, and
+            # like no other's. Anything else, NaN above all, would be first in every list.
+            seen = np.ones(len(part), bool) if name == "meaning" else lengths != 0
+            if not np.allclose(lengths[seen], 1, atol=1e-3):
                 raise _damaged(folder, f"vectors of {name} are not of length one")
     pictures = pictures[kept].reset_index(drop=True).fillna("")  # no fact is no text
     return Collection(folder, manifest["model"], pictures, meaning, looks, kept)

@@ -55,7 +55,8 @@ def draw_map(
     mean, plane, shares = principal_plane(pictures)
     places = (pictures - mean) @ plane
     low, high = np.quantile(places, [0.002, 0.998], axis=0)
-    spread = np.maximum(high - low, 1e-9)
+    high = np.maximum(high, low + 1e-6)  # where all are in one place
+    spread = high - low
     columns, rows = int(WIDTH / CELL), int(HEIGHT / CELL)
     cells = ((places - low) / spread * [columns, rows]).astype(int)
     inside = ((cells >= 0) & (cells < [columns, rows])).all(axis=1)
