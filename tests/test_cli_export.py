@@ -64,6 +64,19 @@ def test_word2vec(index):
     assert read_word2vec("words.txt")[0] == ["<unk>", "circle", "star", "cross", "a"]
 
 
+def test_gensim_loads_it(index):
+    models = pytest.importorskip("gensim.models", reason="gensim is not installed")
+    assert export("--format", "word2vec", "--what", "words", "--output", "words.txt") == 0
+    loaded = models.KeyedVectors.load_word2vec_format("words.txt")
+    words, vectors = read_word2vec("words.txt")
+    assert loaded.index_to_key == words
+    np.testing.assert_array_equal(loaded.vectors, vectors)
+    assert export("--format", "word2vec", "--output", "pictures.txt") == 0
+    loaded = models.KeyedVectors.load_word2vec_format("pictures.txt")
+    for name, vector in zip(["a_b.jpg", "b", "ä"], circle(DEGREES)[[0, 1, 4]], strict=True):
+        np.testing.assert_allclose(loaded[name], vector, atol=1e-6)
+
+
 def test_names_that_meet_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "index", {"image_id": ["a b", "a_b", "c", "d", "e", "f", "g"]})

@@ -62,7 +62,7 @@ def test_what_was_written_is_there(folder):
     assert opened.model == MODEL and opened.pictures["image_id"].tolist() == ["a", "b", "c"]
     assert opened.pictures["colour"].tolist() == ["red", "", "blue"]
     np.testing.assert_array_equal(opened.cosines(opened.meaning, MEANING[0]), MEANING @ MEANING[0])
-    np.testing.assert_array_equal(opened.vector(opened.looks, 2), LOOKS[2])
+    np.testing.assert_array_equal(opened.some(opened.looks, np.array([2])), LOOKS[[2]])
     assert isinstance(opened.meaning[0], np.memmap)
 
 
@@ -73,7 +73,7 @@ def test_parts_are_one_collection(folder):
     assert opened.pictures["image_id"].tolist() == ["a", "b", "c", "d", "e"]
     expected = np.concatenate([LOOKS, LOOKS[:2]]) @ LOOKS[1]
     np.testing.assert_array_equal(opened.cosines(opened.looks, LOOKS[1]), expected)
-    np.testing.assert_array_equal(opened.vector(opened.meaning, 4), MEANING[1])
+    np.testing.assert_array_equal(opened.some(opened.meaning, np.array([4])), MEANING[[1]])
     assert {path: path.read_bytes() for path in (folder / "part-00000").iterdir()} == before
 
 
@@ -85,13 +85,13 @@ def test_removed_pictures_are_out_of_sight(folder):
     np.testing.assert_array_equal(
         opened.cosines(opened.meaning, MEANING[2]), MEANING[[0, 2]] @ MEANING[2]
     )
-    np.testing.assert_array_equal(opened.vector(opened.meaning, 1), MEANING[2])
+    np.testing.assert_array_equal(opened.some(opened.meaning, np.array([1])), MEANING[[2]])
     assert json.loads((folder / "manifest.json").read_text())["counts"]["pictures"] == 2
     # Back again with other content: the old row stays away.
     collection.add_part(folder, columns("b"), MEANING[2:], LOOKS[2:])
     opened = collection.open_collection(folder)
     assert opened.pictures["image_id"].tolist() == ["a", "c", "b"]
-    np.testing.assert_array_equal(opened.vector(opened.meaning, 2), MEANING[2])
+    np.testing.assert_array_equal(opened.some(opened.meaning, np.array([2])), MEANING[[2]])
 
 
 def test_a_copy_is_a_collection_of_its_own(folder, tmp_path):

@@ -1,6 +1,13 @@
 """embeddings.py: weights by hand, files that agree row by row, captions that hold anything."""
 
+import json
 import re
+import subprocess
+import sysconfig
+import threading
+from pathlib import Path
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import numpy as np
 import pandas as pd
@@ -199,3 +206,45 @@ def test_projector_config_is_a_text_protobuf_that_names_files_that_are_there(pro
     ]
     named = set(re.findall(r'path: "([^"]+)"', text)) | {"projector_config.pbtxt"}
     assert named == {path.name for path in projector.iterdir()}
+
+
+@pytest.fixture
+def tensorboard(projector):
+    """The address of a TensorBoard that shows the projector's folder."""
+    program = Path(sysconfig.get_path("scripts")) / "tensorboard"
+    if not program.exists():
+        pytest.skip("TensorBoard is not installed (it is in the extra `test`)")
+    command = [program, "--logdir", projector, "--host", "127.0.0.1", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            lines = []
+            for line in process.stderr:
+                lines.append(line)
+                if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                    break
+            else:
+                raise AssertionError("".join(lines))
+            # What it still says must not fill the pipe.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield f"{found[0]}/data/plugin/projector"
+        finally:
+            process.terminate()
+
+
+def test_the_real_tensorboard_shows_pictures_and_words(projector, tensorboard):
+    def get(what: str) -> bytes:
+        with urlopen(f"{tensorboard}/{what}", timeout=60) as answer:
+            return answer.read()
+
+    (run,) = json.loads(get("runs"))
+    info = json.loads(get(f"info?run={quote(run)}"))
+    assert [entry["tensorName"] for entry in info["embeddings"]] == ["pictures", "words"]
+    for name in ("pictures", "words"):
+        written = np.loadtxt(projector / f"{name}.tsv", delimiter="\t", dtype=np.float32)
+        sent = np.frombuffer(get(f"tensor?run={quote(run)}&name={name}"), np.float32)
+        np.testing.assert_array_equal(sent.reshape(written.shape), written)
+        metadata = get(f"metadata?run={quote(run)}&name={name}")
+        assert metadata.decode() == (projector / f"{name}_metadata.tsv").read_text()
+        assert len(metadata.decode().splitlines()) == len(written) + (name == "pictures")
+    sprite = get(f"sprite_image?run={quote(run)}&name=pictures")
+    assert sprite == (projector / "sprite.png").read_bytes()

@@ -32,7 +32,8 @@ from captioner.embeddings import write_vectors
 from captioner.files import atomic_folder, read_json, write_json
 
 FORMAT = 1
-MANIFEST, PICTURES, LOOKS = "manifest.json", "pictures", "looks"
+MANIFEST = "manifest.json"
+SPACES = ("meaning", "looks")
 PART_FILES = ("pictures.parquet", "pictures.npy", "looks.npy")
 EXTRA_FILES = ("captions.parquet", "captions.npy", "words.parquet", "words.npy")
 COLUMNS = ("image_id", "split", "caption", "sha256", "perceptual_hash")
@@ -64,14 +65,9 @@ class Collection:
         found = np.concatenate([*(part @ vector for part in matrices), np.zeros(0, np.float32)])
         return found if self.there.all() else found[self.there]
 
-    def vector(self, matrices: Sequence[np.ndarray], row: int) -> np.ndarray:
-        """The vector of a row of `pictures`."""
-        place = int(np.flatnonzero(self.there)[row])
-        for part in matrices:
-            if place < len(part):
-                return np.array(part[place])
-            place -= len(part)
-        raise IndexError(row)
+    def some(self, matrices: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """(rows, size) vectors of rising rows of `pictures`."""
+        return rows_of(matrices, np.flatnonzero(self.there)[rows])
 
     def extra(self, name: str) -> tuple[pd.DataFrame, np.ndarray]:
         """People's `captions`, or the `words` of the vocabulary: columns, and vectors (n, size).
@@ -124,6 +120,16 @@ def open_collection(folder: Path | str) -> Collection:
     return Collection(folder, manifest["model"], pictures, meaning, looks, kept)
 
 
+def rows_of(matrices: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """(rows, size) of rising rows of matrices that lie one after the other."""
+    found, first = [], 0
+    for matrix in matrices:
+        low, high = np.searchsorted(rows, [first, first + len(matrix)])
+        found.append(matrix[rows[low:high] - first])
+        first += len(matrix)
+    return np.concatenate(found)
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest, checked: it may come from a stranger.
 
@@ -173,7 +179,7 @@ def write_part(
     Returns:
         what the manifest says of the part, but for its folder's name.
     """
-    write_vectors(folder, PICTURES, dict(columns), meaning)
+    write_vectors(folder, "pictures", dict(columns), meaning)
     np.save(folder / "looks.npy", np.ascontiguousarray(looks, np.float32))
     sums = {name: _sha256(folder / name) for name in PART_FILES}
     return {"pictures": len(meaning), "removed": [], "sha256": sums}

@@ -1,8 +1,9 @@
 """Pictures like this one, pictures for a sentence, sentences for a picture, words like a word.
 
-All are nearest neighbours by the cosine, by exact matrix products. Two pictures can be alike in how
-they look (CNN features) and in what they mean (the joint space); their cosines spread differently,
-so both are standardised over the collection before they are blended.
+All are nearest neighbours by the cosine, by exact matrix products; of very many pictures only of
+those that an index proposes, see `approximate`. Two pictures can be alike in how they look (CNN
+features) and in what they mean (the joint space); their cosines spread differently, so both are
+standardised over the collection before they are blended.
 """
 
 import difflib
@@ -10,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 
 from captioner import CaptionerError
-from captioner.collection import Collection
+from captioner.approximate import Approximate
+from captioner.collection import SPACES, Collection
 from captioner.leaks import nearest_lookalikes
 from captioner.text import FUNCTION_WORDS, SPECIALS
 from captioner.words import words_of
@@ -22,16 +25,17 @@ BLEND = 0.5  # of looks; the rest is meaning
 
 @dataclass(frozen=True)
 class Query:
-    """A picture to find others for; vectors of length one.
+    """A picture to find others for, or a sentence; vectors of length one.
 
     Attributes:
-        meaning, looks: (size,) and (channels,).
-        caption: what is said of it.
+        meaning: (size,).
+        looks: (channels,), or None for a sentence.
+        caption: what is said of the picture, or the sentence.
         image_id, sha256, perceptual_hash: "" where they are not known.
     """
 
     meaning: np.ndarray
-    looks: np.ndarray
+    looks: np.ndarray | None
     caption: str
     image_id: str = ""
     sha256: str = ""
@@ -69,11 +73,9 @@ def query_of(collection: Collection, image_id: str) -> Query:
     rows = np.flatnonzero(collection.pictures["image_id"] == image_id)
     if not len(rows):
         raise CaptionerError(f"{image_id}: neither a file nor a picture of {collection.folder}")
-    row = int(rows[0])
-    known = collection.pictures.loc[row, ["caption", "image_id", "sha256", "perceptual_hash"]]
+    known = collection.pictures.loc[rows[0], ["caption", "image_id", "sha256", "perceptual_hash"]]
     return Query(
-        collection.vector(collection.meaning, row),
-        collection.vector(collection.looks, row),
+        *(collection.some(getattr(collection, space), rows[:1])[0] for space in SPACES),
         **known.to_dict(),
     )
 
@@ -84,24 +86,22 @@ def similar(
     top: int,
     blend: float = BLEND,
     filters: Mapping[str, Sequence[str]] | None = None,
+    index: Approximate | None = None,
 ) -> list[Result]:
     """The pictures most like a picture: not itself, and of equal ones the first.
 
     Args:
         top: how many, at most.
         blend: weight of looks, 0 to 1; the rest is that of meaning.
-        filters: column -> values that are allowed, see `allowed`.
+        filters: column -> values that are allowed, see `allowed`; with them all pictures are
+            compared.
+        index: proposes what is compared.
 
     Raises:
         CaptionerError: see `allowed`.
     """
-    keep = allowed(collection, filters or {})
-    looks = collection.cosines(collection.looks, query.looks)
-    means = collection.cosines(collection.meaning, query.meaning)
-    scores = blend * _standard(looks) + (1 - blend) * _standard(means)
-    found = _folded(collection, scores, keep, top, query)
-    words = content_words(query.caption)
-    return [_result(collection, row, scores, looks, means, words, copies) for row, copies in found]
+    weights = {"meaning": 1 - blend, "looks": blend}
+    return _nearest(collection, query, weights, top, filters or {}, index)
 
 
 def search(
@@ -110,19 +110,17 @@ def search(
     sentence: str,
     top: int,
     filters: Mapping[str, Sequence[str]] | None = None,
+    index: Approximate | None = None,
 ) -> list[Result]:
     """The pictures that fit a sentence best; of equal ones the first.
 
     Args:
         vector: (size,) of the sentence, of length one.
         sentence: for the reasons.
-        top, filters: as for `similar`.
+        top, filters, index: as for `similar`.
     """
-    keep = allowed(collection, filters or {})
-    means = collection.cosines(collection.meaning, vector)
-    found = _folded(collection, means, keep, top, None)
-    words = content_words(sentence)
-    return [_result(collection, row, means, None, means, words, copies) for row, copies in found]
+    query = Query(vector, None, sentence)
+    return _nearest(collection, query, {"meaning": 1.0}, top, filters or {}, index)
 
 
 def sentences(
@@ -132,11 +130,12 @@ def sentences(
     for; what is said twice is there once.
     """
     table, vectors = collection.extra("captions")
+    captions, image_ids = table["caption"].tolist(), table["image_id"].tolist()
     scores = vectors @ meaning
     found: dict[str, tuple[str, float, str]] = {}
     for row in np.argsort(-scores, kind="stable"):
-        caption, image_id = table["caption"].iat[row], table["image_id"].iat[row]
-        found.setdefault(caption, (caption, float(scores[row]), image_id))
+        caption = captions[row]
+        found.setdefault(caption, (caption, float(scores[row]), image_ids[row]))
         if len(found) == top:
             break
     return list(found.values())
@@ -195,57 +194,123 @@ def content_words(caption: str) -> list[str]:
     ]
 
 
-def _standard(cosines: np.ndarray) -> np.ndarray:
-    """Less their mean, over their standard deviation."""
-    return (cosines - cosines.mean()) / max(float(cosines.std()), 1e-6) if len(cosines) else cosines
+def _nearest(
+    collection: Collection,
+    query: Query,
+    weights: Mapping[str, float],
+    top: int,
+    filters: Mapping[str, Sequence[str]],
+    index: Approximate | None,
+) -> list[Result]:
+    """The best of what the index proposes, if that is enough, or else of all pictures."""
+    vectors = {space: getattr(query, space) for space in weights}
+    if index is not None and not filters:
+        counting = {space: vectors[space] for space in weights if weights[space]}
+        rows = _proposed(collection, index, counting)
+        near = {s: collection.some(getattr(collection, s), rows) @ vectors[s] for s in weights}
+        spreads = {space: index.spread(space, vectors[space]) for space in weights}
+        scores = _blended(near, weights, spreads)
+        found = _folded(collection, query, rows, scores, near, top)
+        if len(found) == top:
+            return found
+    near = {s: collection.cosines(getattr(collection, s), vectors[s]) for s in weights}
+    spreads = {s: (near[s].mean(), near[s].std()) if len(near[s]) else (0, 0) for s in weights}
+    scores = _blended(near, weights, spreads)
+    rows = np.flatnonzero(allowed(collection, filters))
+    near = {space: cosines[rows] for space, cosines in near.items()}
+    return _folded(collection, query, rows, scores[rows], near, top)
+
+
+def _proposed(
+    collection: Collection, index: Approximate, vectors: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Rows of `pictures`, rising: those that an index proposes, and those it does not know."""
+    there = collection.there
+    rows = index.candidates(vectors)
+    rows = np.concatenate([rows[there[rows]], index.rows + np.flatnonzero(there[index.rows :])])
+    return (np.cumsum(there) - 1)[rows]
+
+
+def _blended(
+    near: Mapping[str, np.ndarray],
+    weights: Mapping[str, float],
+    spreads: Mapping[str, tuple[float, float]],
+) -> np.ndarray:
+    """The cosines of a sentence; of a picture both, less their means, over their deviations."""
+    if len(near) == 1:
+        return near["meaning"]
+    parts = [weights[s] * (near[s] - spreads[s][0]) / max(spreads[s][1], 1e-6) for s in near]
+    return np.sum(parts, axis=0)
 
 
 def _folded(
-    collection: Collection, scores: np.ndarray, keep: np.ndarray, top: int, query: Query | None
-) -> list[tuple[int, list[str]]]:
-    """The best rows, each with the ids of those that look the same and would have come soon."""
-    table = collection.pictures
-    image_ids, sums = table["image_id"].tolist(), table["sha256"].tolist()
-    hashes = table["perceptual_hash"].tolist()
-    candidates, most = np.flatnonzero(keep), 4 * top + 16
+    collection: Collection,
+    query: Query,
+    rows: np.ndarray,
+    scores: np.ndarray,
+    near: Mapping[str, np.ndarray],
+    top: int,
+) -> list[Result]:
+    """The best of some rows, each with those that look the same and would have come soon."""
+    most = 4 * top + 16
     while True:
-        best = candidates
-        if most < len(candidates):  # no full sort of a large collection
-            best = candidates[np.argpartition(-scores[candidates], most - 1)[:most]]
-        found: list[tuple[int, list[str]]] = []
-        known: dict[str, int] = {}
-        for row in best[np.lexsort((best, -scores[best]))]:
-            if query is not None and _same(query, image_ids[row], sums[row], hashes[row]):
-                continue
-            twin = known.get(sums[row], -1)
-            if twin < 0 and found:
-                (twin,) = nearest_lookalikes([hashes[row]], [hashes[other] for other, _ in found])
-            if twin >= 0:
-                found[twin][1].append(image_ids[row])
-            elif len(found) < top:
-                known[sums[row]] = len(found)
-                found.append((int(row), []))
-        if len(found) == top or most >= len(candidates):
-            return found
+        best = np.arange(len(rows))
+        if most < len(rows):  # no full sort of a large collection
+            best = np.argpartition(-scores, most - 1)[:most]
+        best = best[np.lexsort((best, -scores[best]))]
+        found = _without_copies(collection.pictures.iloc[rows[best]], query, top)
+        if len(found) == top or most >= len(rows):
+            break
         most *= 4  # the best ones are nearly all copies of each other
+    table = collection.pictures.iloc[rows[best]]
+    image_ids, captions = table["image_id"].tolist(), table["caption"].tolist()
+    words = content_words(query.caption)
+    results = []
+    for place, copies in found.items():
+        said, row = set(content_words(captions[place])), best[place]
+        looks, means = near.get("looks"), near["meaning"]
+        results.append(
+            Result(
+                image_ids[place],
+                captions[place],
+                float(scores[row]),
+                None if looks is None else float(looks[row]),
+                float(means[row]),
+                [word for word in words if word in said],
+                [image_ids[copy] for copy in copies],
+            )
+        )
+    return results
 
 
-def _same(query: Query, image_id: str, sha256: str, perceptual_hash: str) -> bool:
-    if query.image_id == image_id or query.sha256 == sha256:
-        return True
-    known = query.perceptual_hash
-    return bool(known) and nearest_lookalikes([known], [perceptual_hash])[0] >= 0
+def _without_copies(table: pd.DataFrame, query: Query, top: int) -> dict[int, list[int]]:
+    """The first `top` rows of which none looks like the query or one before -> their copies."""
+    sums, hashes = table["sha256"].tolist(), table["perceptual_hash"].tolist()
+    itself = ((table["image_id"] == query.image_id) | (table["sha256"] == query.sha256)).to_numpy()
+    if query.perceptual_hash:
+        itself |= nearest_lookalikes(hashes, [query.perceptual_hash]) >= 0
+    found: dict[int, list[int]] = {}
+    first: dict[str, int] = {}
+    rest = np.flatnonzero(~itself)
+    for place in rest.tolist():
+        if len(found) == top:
+            break
+        (twin,) = _twins([place], sums, hashes, found, first)
+        if twin < 0:
+            found[place] = []
+            first[sums[place]] = place
+        else:
+            found[twin].append(place)
+        rest = rest[1:]
+    for place, twin in zip(rest.tolist(), _twins(rest, sums, hashes, found, first), strict=True):
+        if twin >= 0:
+            found[twin].append(place)
+    return found
 
 
-def _result(collection, row: int, scores, looks, means, words: list[str], copies) -> Result:
-    caption = collection.pictures["caption"].iat[row]
-    said = set(content_words(caption))
-    return Result(
-        collection.pictures["image_id"].iat[row],
-        caption,
-        float(scores[row]),
-        None if looks is None else float(looks[row]),
-        float(means[row]),
-        [word for word in words if word in said],
-        copies,
-    )
+def _twins(places, sums, hashes, found, first) -> list[int]:
+    """Which of what was found each place is a copy of, else -1."""
+    others = list(found)
+    nearest = nearest_lookalikes([hashes[place] for place in places], [hashes[o] for o in others])
+    alike = [others[position] if position >= 0 else -1 for position in nearest]
+    return [first.get(sums[place], twin) for place, twin in zip(places, alike, strict=True)]

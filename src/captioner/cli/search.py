@@ -39,10 +39,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Find what `options` names; returns the exit code."""
     filters = finding.filters_of(options)
-    from captioner import collection, recommend
+    from captioner import approximate, collection, recommend
 
     opened = collection.open_collection(options.index)
     recommend.allowed(opened, filters)
+    index = approximate.open_index(opened, complain)
     speaker = finding.load_bundle(options.bundle)
     finding.check_same_model(speaker, options.bundle, opened.model, options.index)
     (vector,), (unknown,) = speaker.sentence_vectors([options.sentence])
@@ -51,6 +52,6 @@ def run(options: argparse.Namespace) -> int:
         raise CaptionerError(f"none of these words is known: {words:.200}")
     if unknown:
         complain(f"not known, left out: {', '.join(unknown):.200}")
-    results = recommend.search(opened, vector, options.sentence, options.top, filters)
+    results = recommend.search(opened, vector, options.sentence, options.top, filters, index)
     finding.show(results, options.json)
     return 0

@@ -3,6 +3,7 @@
 import argparse
 
 from captioner.cli import finding
+from captioner.cli.terminal import complain
 
 EXAMPLES = f"""\
 examples:
@@ -58,11 +59,13 @@ def _share(text: str) -> float:
 def run(options: argparse.Namespace) -> int:
     """Find what `options` names; returns the exit code."""
     filters = finding.filters_of(options)
-    from captioner import collection, recommend
+    from captioner import approximate, collection, recommend
 
     opened = collection.open_collection(options.index)
     recommend.allowed(opened, filters)  # before TensorFlow's seconds
+    index = approximate.open_index(opened, complain)
     query = finding.query_picture(options, opened)
     blend = recommend.BLEND if options.blend is None else options.blend
-    finding.show(recommend.similar(opened, query, options.top, blend, filters), options.json)
+    results = recommend.similar(opened, query, options.top, blend, filters, index)
+    finding.show(results, options.json)
     return 0
