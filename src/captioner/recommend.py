@@ -288,7 +288,7 @@ def _without_copies(table: pd.DataFrame, query: Query, top: int) -> dict[int, li
     sums, hashes = table["sha256"].tolist(), table["perceptual_hash"].tolist()
     itself = ((table["image_id"] == query.image_id) | (table["sha256"] == query.sha256)).to_numpy()
     if query.perceptual_hash:
-        itself |= nearest_lookalikes(hashes, [query.perceptual_hash]) >= 0
+        itself = itself | (nearest_lookalikes(hashes, [query.perceptual_hash]) >= 0)
     found: dict[int, list[int]] = {}
     first: dict[str, int] = {}
     rest = np.flatnonzero(~itself)
