@@ -149,7 +149,7 @@ def query_picture(options: argparse.Namespace, collection: "Collection") -> "Que
     )
 
 
-def show(results: Sequence["Result"], as_json: bool) -> None:
+def print_results(results: Sequence["Result"], as_json: bool) -> None:
     """A line for each picture: score, id, caption and reasons, between tabs; or JSON."""
     if as_json:
         print(json.dumps([asdict(result) for result in results], indent=2))

@@ -53,5 +53,5 @@ def run(options: argparse.Namespace) -> int:
     if unknown:
         complain(f"not known, left out: {', '.join(unknown):.200}")
     results = recommend.search(opened, vector, options.sentence, options.top, filters, index)
-    finding.show(results, options.json)
+    finding.print_results(results, options.json)
     return 0

@@ -67,5 +67,5 @@ def run(options: argparse.Namespace) -> int:
     query = finding.query_picture(options, opened)
     blend = recommend.BLEND if options.blend is None else options.blend
     results = recommend.similar(opened, query, options.top, blend, filters, index)
-    finding.show(results, options.json)
+    finding.print_results(results, options.json)
     return 0
