@@ -53,9 +53,10 @@ def main() -> None:
     index = read_pictures("data/images", [*COLUMNS, "facts"])
     facts = embeddings.fact_columns(index.pop("facts"), [*index.columns, "caption", "vector"])
     encode = JointEncoder(joint)
-    meaning = encode.pictures(read_features("data/features", "grid"))
+    of_pictures = encode.pictures(read_features("data/features", "grid"))
     looks = embeddings.unit_vectors(np.load("data/features/pooled.npy", mmap_mode="r"))
     of_captions = encode.sentences(np.load("data/tokens/captions.npy"))
+    meaning = embeddings.meaning_vectors(of_pictures, of_captions, captions["picture"].to_numpy())
     in_glove = np.load("data/tokens/in_glove.npy")
     words = embeddings.unit_vectors(joint.words.embeddings.numpy())
     speak = Decoder(models, **vars(decoding), batch_size=params.evaluate.batch_size)
@@ -89,7 +90,7 @@ def main() -> None:
             folder / "projector", meaning[shown], metadata, small, words, vocabulary
         )
     title = f"{params.dataset}: where pictures and sentences lie"
-    space.draw_map(REPORTS / "space.png", meaning, of_captions, pixels_of, title)
+    space.draw_map(REPORTS / "space.png", of_pictures, of_captions, pixels_of, title)
     title = f"{params.dataset}: test pictures, and the ones most like them"
     space.draw_neighbours(REPORTS / "similar.png", neighbours(index, pixels_of), title)
     sizes = {"pictures": len(index), "captions": len(captions), "words": len(vocabulary)}

@@ -12,6 +12,7 @@ from captioner import contrastive, examples, joint_embedding, training
 from captioner.checkpoints import State
 from captioner.determinism import make_deterministic
 from captioner.files import atomic_file, atomic_folder, digest, write_json
+from captioner.text import Vocabulary
 
 REPORTS = Path("reports/joint")
 CODE = Path(training.__file__).parent  # every change of it starts a training anew
@@ -29,8 +30,10 @@ def main() -> None:
     val = examples.read_examples(features, index, tokens, "val")
 
     vectors = np.load("data/tokens/word_vectors.npy")
-    sizes = (*vectors.shape, *features.shape[1:], options.width)
-    model = joint_embedding.JointModel(joint_embedding.JointConfig(*sizes), vectors)
+    vocabulary = Vocabulary.load("data/tokens/vocabulary.json")
+    known = [vocabulary.ids[word] for word in vocabulary.content_words(contrastive.WORDS)]
+    sizes = (*vectors.shape, *features.shape[1:], options.width, len(known))
+    model = joint_embedding.JointModel(joint_embedding.JointConfig(*sizes), vectors, known)
     # What a killed training left belongs to exactly these settings, data and code, or is removed.
     inputs = digest("data/features", "data/tokens", __file__, *sorted(CODE.glob("*.py")))
     state = State.of(Path("models/.joint"), [params.seed, options], inputs)
@@ -44,6 +47,7 @@ def main() -> None:
         ema=contrastive.EMA,
         seed=params.seed,
     )
+    contrastive.learn_words(model, train, params.seed)
     objective = contrastive.Contrastive(model, train, options.dropout)
     trainer = training.Trainer(model, objective, settings, state)
     history = trainer.run(contrastive.validator(model, val), report).history
@@ -54,7 +58,11 @@ def main() -> None:
         pd.DataFrame(history).to_csv(path, index=False)
     best = max(history, key=lambda row: row["val_recall"])
     metrics = {f"best_{name}": best[name] for name in ("epoch", "val_recall")}
-    metrics |= {"epochs": len(history), "parameters": model.count_params()}
+    metrics |= {
+        "epochs": len(history),
+        "known_words": len(known),
+        "parameters": model.count_params(),
+    }
     metrics["temperature"] = float(np.exp(-model.log_scale.numpy()))
     write_json(REPORTS / "metrics.json", metrics)
     state.remove()

@@ -36,8 +36,9 @@ def picture(seed: int, size: tuple[int, int] = (50, 40), kind: str = "PNG") -> b
 
 def joint_model(encoder: keras.Model) -> JointModel:
     keras.utils.set_random_seed(4)
-    config = JointConfig(len(VOCABULARY), 4, 16, encoder.output_shape[-1], size=8)
-    return JointModel(config, np.random.default_rng(7).normal(size=(len(VOCABULARY), 4)))
+    config = JointConfig(len(VOCABULARY), 4, 16, encoder.output_shape[-1], size=8, known=2)
+    vectors = np.random.default_rng(7).normal(size=(len(VOCABULARY), 4))
+    return JointModel(config, vectors, np.arange(2) + len(SPECIALS))
 
 
 def parts(attention: str, seed: int = 5) -> tuple[keras.Model, CaptionModel]:
@@ -106,10 +107,14 @@ def test_captions_are_the_same_before_and_after(captioner):
 
 def test_vectors_of_pictures_are_those_of_the_pipeline(captioner):
     pictures = [captioner.prepare(picture(seed)) for seed in range(7)]
-    meaning, looks = captioner.picture_vectors(pictures)
+    captions, meaning, looks = captioner.describe(pictures)
+    assert captions == captioner.caption_prepared(pictures)
     encoder, _ = parts("grid")
     grid = encoder(np.stack(pictures).astype(np.float32)).numpy().reshape(7, 16, -1)
     expected = JointEncoder(joint_model(encoder)).pictures(grid.astype(np.float16))
+    said, _ = captioner.sentence_vectors([caption.text for caption in captions])
+    expected += said  # both of length one
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(meaning, expected, atol=1e-5)
     mean = grid.mean(1)
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
@@ -122,7 +127,7 @@ def test_vectors_of_pictures_are_those_of_the_pipeline(captioner):
 def test_vectors_of_sentences_leave_unknown_words_out(captioner):
     sentences = ["A red  circle!", "a purple red circle", "purple", "", "circle red a"]
     vectors, unknown = captioner.sentence_vectors(sentences)
-    assert vectors.shape == (5, 8) and vectors.dtype == np.float32
+    assert vectors.shape == (5, 10) and vectors.dtype == np.float32
     assert unknown == [[], ["purple"], ["purple"], [], []]
     np.testing.assert_array_equal(vectors[0], vectors[1])
     assert not vectors[2:4].any()
@@ -294,11 +299,11 @@ def test_captions_of_split_characters_have_no_blanks(tmp_path):
 
 def test_another_format(copy):
     edit(copy / "bundle.json", format=7)
-    assert "bundle of format 7, expected 4; export it again" in refused(copy)
+    assert "bundle of format 7, expected 5; export it again" in refused(copy)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", '"text"', "null", "{}", '{"format": 4}', "\xff", "[" * 9999]
+    "text", ["", "{", "[]", "3", '"text"', "null", "{}", '{"format": 5}', "\xff", "[" * 9999]
 )
 def test_damaged_settings(copy, text):
     (copy / "bundle.json").write_bytes(text.encode("latin-1"))

@@ -57,11 +57,11 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 
 def test_only_what_is_new_is_embedded(index, model, here, capsys, monkeypatch):
     asked = []
-    vectors = bundle.Captioner.picture_vectors
+    describe = bundle.Captioner.describe
     monkeypatch.setattr(
         bundle.Captioner,
-        "picture_vectors",
-        lambda self, pictures: asked.append(len(pictures)) or vectors(self, pictures),
+        "describe",
+        lambda self, pictures: asked.append(len(pictures)) or describe(self, pictures),
     )
     before = digest(index / "part-00000")
     (here / "album" / "new.png").write_bytes(picture(77))

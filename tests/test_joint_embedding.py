@@ -18,7 +18,7 @@ from captioner.joint_embedding import (
 )
 from captioner.text import END, PAD, START
 
-CONFIG = JointConfig(vocabulary=9, word_size=5, cells=4, channels=6, size=8)
+CONFIG = JointConfig(vocabulary=9, word_size=5, cells=4, channels=6, size=8, known=3)
 TOKENS = np.array(
     [
         [START, 4, 5, 6, END],
@@ -34,7 +34,10 @@ TOKENS = np.array(
 @pytest.fixture(scope="module")
 def model() -> JointModel:
     keras.utils.set_random_seed(2)
-    model = JointModel(CONFIG, np.random.default_rng(2).normal(size=(9, 5)))
+    rng = np.random.default_rng(2)
+    model = JointModel(CONFIG, rng.normal(size=(9, 5)), np.array([4, 7, 8]))
+    model.seen_words.kernel.assign(rng.normal(size=(6, 3)))
+    model.shares.assign([0.5, 0.1, 0.02])
     model.cell_scores.kernel.assign(model.cell_scores.kernel * 3)  # look somewhere
     return model
 
@@ -55,7 +58,7 @@ def test_a_sentence_is_read_to_its_last_word(model):
         return 1 / (1 + np.exp(-x))
 
     found = JointEncoder(model).sentences(TOKENS)
-    assert found.dtype == np.float32 and found.shape == (5, 8)
+    assert found.dtype == np.float32 and found.shape == (5, 11)
     for row, tokens in enumerate(TOKENS):
         words = [word for word in tokens if word not in (PAD, END)]
         if len(words) == 1:
@@ -67,7 +70,9 @@ def test_a_sentence_is_read_to_its_last_word(model):
             i, f, o, g = np.split(dense(model.gates, x) + dense(model.recurrent, h), 4)
             c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
             h = sigmoid(o) * np.tanh(c)
-        expected = unit(dense(model.sentence_projection, h))
+        first = unit(dense(model.sentence_projection, h))
+        held = np.isin([4, 7, 8], words) * np.sqrt(-np.log([0.5, 0.1, 0.02]))
+        expected = unit(np.concatenate([first, unit(held)]))
         np.testing.assert_allclose(found[row], expected, atol=2e-6)
     np.testing.assert_array_equal(found[0], found[4])
 
@@ -81,7 +86,10 @@ def test_a_picture_is_pooled_head_by_head(model):
         weights /= weights.sum(0)
         part = 8 // HEADS
         pooled = [weights[:, h] @ cells[:, h * part : (h + 1) * part] for h in range(HEADS)]
-        expected = unit(dense(model.picture_projection, np.concatenate(pooled)))
+        first = unit(dense(model.picture_projection, np.concatenate(pooled)))
+        logits = dense(model.seen_words, picture.mean(0))
+        evidence = np.maximum(-np.log1p(np.exp(-logits)) - np.log([0.5, 0.1, 0.02]), 0)
+        expected = unit(np.concatenate([first, unit(evidence)]))
         np.testing.assert_allclose(found[row], expected, atol=2e-6)
     shuffled = JointEncoder(model).pictures(features[:, ::-1])
     np.testing.assert_allclose(shuffled, found, atol=2e-6)  # wherever in the picture it is

@@ -15,7 +15,7 @@ import numpy as np
 
 from captioner import CaptionerError
 from captioner.decoding import Decoder, Found
-from captioner.embeddings import unit_vectors
+from captioner.embeddings import meaning_vectors, unit_vectors
 from captioner.encoder import grid_function, load_encoder, save_encoder
 from captioner.files import atomic_folder, digest, read_json, write_json
 from captioner.joint_embedding import HEADS, JointEncoder, JointModel, load_joint, save_joint
@@ -23,7 +23,7 @@ from captioner.model import CaptionModel, load_captioner, save_captioner
 from captioner.raster import Fit, decode, prepare
 from captioner.text import Vocabulary, encode_tokens
 
-FORMAT = 4  # raised when a bundle of the old kind can no longer be read
+FORMAT = 5  # raised when a bundle of the old kind can no longer be read
 
 # What a bundle may hold, as params.py allows it: bundles are passed on, and damaged on the way.
 CHOICES = {"fit": get_args(Fit), "attention": ("grid", "pooled")}
@@ -123,7 +123,7 @@ class Captioner:
 
     Attributes:
         fingerprint: see `save`; vectors of another fingerprint must not be compared.
-        dimensions: lengths of the vectors of `meaning` and `looks`, see `picture_vectors`.
+        dimensions: lengths of the vectors of `meaning` and `looks`, see `describe`.
         vocabulary, preparation, batch_size: as loaded.
     """
 
@@ -141,7 +141,7 @@ class Captioner:
     ):
         self.vocabulary, self.preparation, self.batch_size = vocabulary, preparation, batch_size
         self.fingerprint, self._joint = fingerprint, JointEncoder(joint)
-        self.dimensions = {"meaning": joint.config.size, "looks": joint.config.channels}
+        self.dimensions = {"meaning": joint.config.dimensions, "looks": joint.config.channels}
         self._pooled, self._longest = attention == "pooled", decoding.max_length
         self._grid = grid_function(encoder, batch_size)
         self._decode = Decoder(models, **asdict(decoding), batch_size=batch_size)
@@ -182,16 +182,28 @@ class Captioner:
         batches = self._features(pictures)
         return self._captions(self._decode.sampled(batch, number, seed, top_p) for batch in batches)
 
-    def picture_vectors(self, pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors of length one of pictures from `prepare`.
+    def describe(
+        self, pictures: Sequence[np.ndarray]
+    ) -> tuple[list[Caption], np.ndarray, np.ndarray]:
+        """Captions, and vectors of length one, of pictures from `prepare`.
 
         Returns:
-            meaning (pictures, size): their places in the space that they share with sentences;
-            looks (pictures, channels): the means of their grids of CNN features.
+            captions; meaning (pictures, size): the places of the pictures and their captions in the
+            space that they share with sentences, see `embeddings.meaning_vectors`; looks
+            (pictures, channels): the means of their grids of CNN features.
         """
-        parts = [(self._joint.pictures(grid), _mean(grid)[:, 0]) for grid in self._grids(pictures)]
-        meaning, looks = map(np.concatenate, zip(*parts, strict=True))
-        return meaning, unit_vectors(looks)
+        captions, places, looks = [], [], []
+        for grid in self._grids(pictures):  # once through the CNN
+            mean = _mean(grid)
+            for words, log_probability in zip(
+                *self._decode(mean if self._pooled else grid), strict=True
+            ):
+                captions.append(self._caption(words, log_probability))
+            places.append(self._joint.pictures(grid))
+            looks.append(mean[:, 0])
+        said, _ = self.sentence_vectors([caption.text for caption in captions])
+        meaning = meaning_vectors(np.concatenate(places), said, np.arange(len(said)))
+        return captions, meaning, unit_vectors(np.concatenate(looks))
 
     def sentence_vectors(self, sentences: Sequence[str]) -> tuple[np.ndarray, list[list[str]]]:
         """Vectors of length one of sentences, in the space that they share with pictures.

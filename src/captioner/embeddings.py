@@ -1,9 +1,8 @@
 """Vectors of pictures, captions and words, in files that others' tools open.
 
-A picture is the mean of its grid of CNN features. A caption is the mean of its words' vectors,
-frequent words weighing less: a / (a + p(word)) (smooth inverse frequency; Arora et al. 2017,
-section 3). All are scaled to length one, so that a dot product is a cosine. The projector files
-follow TensorBoard's embedding projector: TSV, metadata and a sprite of thumbnails.
+All are scaled to length one, so that a dot product is a cosine. The vectors of pictures and
+captions come from `joint_embedding`; `caption_vectors` is the plain way that the tour shows. The
+projector files follow TensorBoard's embedding projector: TSV, metadata and a sprite of thumbnails.
 """
 
 import json
@@ -31,10 +30,27 @@ def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.where(lengths > 0, lengths, 1)
 
 
+def meaning_vectors(pictures: np.ndarray, said: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Places of pictures, each drawn half way to what is said of it.
+
+    Args:
+        pictures: (pictures, size) of length one, as `JointEncoder.pictures` gives them.
+        said: (captions, size) of captions, of length one or zeros.
+        owners: (captions,) the picture of each.
+
+    Returns:
+        (pictures, size) float32 of length one.
+    """
+    means = np.zeros_like(pictures)
+    np.add.at(means, owners, said)
+    return unit_vectors(pictures + unit_vectors(means))
+
+
 def caption_vectors(
     tokens: np.ndarray, word_vectors: np.ndarray, vocabulary: Vocabulary
 ) -> np.ndarray:
-    """Weighted means of word vectors.
+    """Means of word vectors, frequent words weighing less: a / (a + p(word)) (smooth inverse
+    frequency; Arora et al. 2017, section 3).
 
     Args:
         tokens: (captions, length) ids; special words count nothing.

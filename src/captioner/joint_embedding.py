@@ -5,7 +5,11 @@ As in "Unifying Visual-Semantic Embeddings with Multimodal Neural Language Model
 well they fit. A picture is pooled from its grid by attention in several heads, each with a query of
 its own (Lin et al. 2017, "A Structured Self-attentive Sentence Embedding"), since a mean over the
 cells drowns what is small. A sentence is read by an LSTM over word vectors that start from GloVe.
-How it learns is in `contrastive.py`.
+
+Such vectors know what a sentence is about, and mix up what it names. So half of each vector, by
+length, is about words: for a picture how much more likely each of the frequent words is than in any
+caption, log p(word | picture) / p(word), where that is more; for a sentence which of them it holds,
+rare ones counting for more. How both halves learn is in `contrastive.py`.
 """
 
 from dataclasses import asdict, dataclass
@@ -36,7 +40,8 @@ class JointConfig:
         vocabulary: number of words, special ones included.
         word_size: length of the (GloVe) word vectors.
         cells, channels: shape of a picture's features; one cell for pooled features.
-        size: length of the vectors, and of the LSTM's state.
+        size: length of the first half of the vectors, and of the LSTM's state.
+        known: number of words that the second half is about.
     """
 
     vocabulary: int
@@ -44,6 +49,12 @@ class JointConfig:
     cells: int
     channels: int
     size: int
+    known: int
+
+    @property
+    def dimensions(self) -> int:
+        """Length of the vectors."""
+        return self.size + self.known
 
 
 class JointModel(keras.Model):
@@ -53,9 +64,15 @@ class JointModel(keras.Model):
         config: the sizes.
         word_vectors: (vocabulary, word_size) start values of the word vectors, or None if weights
             are loaded next.
+        known: (known,) ids of the words that the second half is about; None likewise.
     """
 
-    def __init__(self, config: JointConfig, word_vectors: np.ndarray | None = None):
+    def __init__(
+        self,
+        config: JointConfig,
+        word_vectors: np.ndarray | None = None,
+        known: np.ndarray | None = None,
+    ):
         super().__init__(name="joint")
         self.config = config
         size = config.size
@@ -73,12 +90,25 @@ class JointModel(keras.Model):
         self.log_scale = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(-np.log(TEMPERATURE)), name="scale"
         )
+        self.seen_words = layers.Dense(config.known, kernel_initializer="zeros", name="seen_words")
+        self.columns = self.add_weight(
+            shape=(config.vocabulary,), dtype="int32", initializer="zeros", trainable=False
+        )  # of the second half; `known` for words that it is not about
+        self.shares = self.add_weight(
+            shape=(config.known,), initializer=keras.initializers.Constant(0.5), trainable=False
+        )  # of the captions that hold each of its words
         self._build()
+        if known is not None:
+            columns = np.full(config.vocabulary, config.known, np.int32)
+            columns[known] = np.arange(config.known)
+            self.columns.assign(columns)
 
     def _build(self) -> None:
         """Create all weights at once, in a fixed order, so that they can be loaded and compared."""
         config = self.config
-        self.pictures(tf.zeros((1, config.cells, config.channels), tf.float16))
+        nothing = tf.zeros((1, config.cells, config.channels), tf.float16)
+        self.gist_of_pictures(nothing)
+        self.words_seen(nothing)
         read = self.word_projection(self.words(tf.zeros((1,), tf.int32)))
         self.gates(read)
         state = tf.zeros((1, config.size))
@@ -89,8 +119,21 @@ class JointModel(keras.Model):
         self.gates.bias.assign(bias)
         self.built = True
 
-    def pictures(self, features: tf.Tensor, drop=lambda x: x) -> tf.Tensor:
-        """(pictures, cells, channels) float16 to (pictures, size) of length one.
+    def pictures(self, features: tf.Tensor) -> tf.Tensor:
+        """(pictures, cells, channels) float16 to (pictures, dimensions) of length one."""
+        likely = tf.math.log_sigmoid(self.words_seen(features)) - tf.math.log(self.shares)
+        return _halves(self.gist_of_pictures(features), tf.nn.relu(likely))
+
+    def sentences(self, captions: Packed) -> tf.Tensor:
+        """Packed sentences to (sentences, dimensions) of length one, in their packed order.
+
+        For use inside a `tf.function`.
+        """
+        weights = tf.sqrt(-tf.math.log(self.shares))
+        return _halves(self.gist_of_sentences(captions), weights * self.words_said(captions))
+
+    def gist_of_pictures(self, features: tf.Tensor, drop=lambda x: x) -> tf.Tensor:
+        """The first half: (pictures, cells, channels) float16 to (pictures, size) of length one.
 
         Args:
             drop: applied to what is projected when training.
@@ -103,11 +146,8 @@ class JointModel(keras.Model):
         pooled = tf.reshape(tf.einsum("pch,pchd->phd", weights, parts), (-1, self.config.size))
         return tf.math.l2_normalize(self.picture_projection(drop(pooled)), -1)
 
-    def sentences(self, captions: Packed, drop=lambda x: x) -> tf.Tensor:
-        """Packed sentences to (sentences, size) of length one, in their packed order.
-
-        For use inside a `tf.function`.
-        """
+    def gist_of_sentences(self, captions: Packed, drop=lambda x: x) -> tf.Tensor:
+        """The first half of packed sentences, (sentences, size) of length one."""
         words = drop(self.word_projection(self.words(captions.inputs)))
         count = tf.size(captions.captions)
         nothing = tf.zeros((count, self.config.size))
@@ -118,6 +158,30 @@ class JointModel(keras.Model):
         starts = tf.cumsum(captions.counts, exclusive=True)
         last = tf.gather(starts, lengths - 1) + tf.range(count)
         return tf.math.l2_normalize(self.sentence_projection(drop(tf.gather(read, last))), -1)
+
+    def words_seen(self, features: tf.Tensor, drop=lambda x: x) -> tf.Tensor:
+        """(pictures, cells, channels) float16 to (pictures, known): logits of the probability that
+        a caption holds the word."""
+        return self.seen_words(drop(tf.reduce_mean(tf.cast(features, tf.float32), 1)))
+
+    def words_said(self, captions: Packed) -> tf.Tensor:
+        """(sentences, known): 1.0 for the words that packed sentences hold."""
+        # The step of each token, and from it the sentence.
+        starts = tf.cumsum(captions.counts, exclusive=True)
+        tokens = tf.range(tf.size(captions.inputs))
+        steps = tf.searchsorted(starts, tokens, side="right") - 1
+        places = tf.stack(
+            [tokens - tf.gather(starts, steps), tf.gather(self.columns, captions.inputs)], 1
+        )
+        shape = (tf.size(captions.captions), self.config.known + 1)
+        counts = tf.scatter_nd(places, tf.ones(tf.shape(places)[0]), shape)
+        return tf.minimum(counts[:, :-1], 1.0)
+
+
+def _halves(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Both halves side by side, each as long as the other, or one alone where the other is none."""
+    both = tf.concat([first, tf.math.l2_normalize(second, -1)], -1)
+    return tf.math.l2_normalize(both, -1)
 
 
 class JointEncoder:
@@ -130,8 +194,8 @@ class JointEncoder:
         self._sentences = tf.function(model.sentences, input_signature=[SIGNATURE])
 
     def pictures(self, features: np.ndarray) -> np.ndarray:
-        """(pictures, cells, channels) float16, perhaps a memory map, to (pictures, size)."""
-        found = np.empty((len(features), self.config.size), np.float32)
+        """(pictures, cells, channels) float16, perhaps a memory map, to (pictures, dimensions)."""
+        found = np.empty((len(features), self.config.dimensions), np.float32)
         for start in range(0, len(features), BATCH):
             chosen = slice(start, start + BATCH)
             found[chosen] = self._pictures(np.asarray(features[chosen]))
@@ -144,12 +208,12 @@ class JointEncoder:
             tokens: (sentences, length) integer as `text.encode_captions` gives them.
 
         Returns:
-            (sentences, size); zeros for a sentence without a word.
+            (sentences, dimensions); zeros for a sentence without a word.
         """
         # What is said twice is read once: rounding differs with the place in a batch, and would
         # rank equal sentences.
         tokens, which = np.unique(tokens, axis=0, return_inverse=True)
-        found = np.zeros((len(tokens), self.config.size), np.float32)
+        found = np.zeros((len(tokens), self.config.dimensions), np.float32)
         said = np.flatnonzero((tokens != PAD).sum(1) > 2)  # more than <start> and <end>
         for start in range(0, len(said), BATCH):
             chosen = said[start : start + BATCH]

@@ -138,12 +138,11 @@ def query_picture(options: argparse.Namespace, collection: "Collection") -> "Que
         prepared = prepare(data, **preparation)
     except CaptionerError as error:
         raise CaptionerError(f"{options.picture}: {error}") from None
-    pictures = [speaker.prepare(data)]
-    meaning, looks = speaker.picture_vectors(pictures)
+    (caption,), (meaning,), (looks,) = speaker.describe([speaker.prepare(data)])
     return recommend.Query(
-        meaning[0],
-        looks[0],
-        speaker.caption_prepared(pictures)[0].text,
+        meaning,
+        looks,
+        caption.text,
         sha256=sha256,
         perceptual_hash=perceptual_hashes(prepared.thumbnail[None])[0],
     )

@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,6 @@ from captioner.cli.caption import picture_files
 from captioner.cli.terminal import complain, pictures, printable
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from captioner.bundle import Captioner
 
 BATCH = 32  # pictures a call of the model
@@ -195,12 +192,10 @@ def _embedded(speaker: "Captioner", batch: list[dict]) -> list[dict]:
     """The rows of a batch with captions and vectors in the place of pixels."""
     if not batch:
         return []
-    seen: Sequence[np.ndarray] = [row.pop("pixels") for row in batch]
-    meaning, looks = speaker.picture_vectors(seen)
-    captions: Iterator = iter(speaker.caption_prepared(seen))
+    described = speaker.describe([row.pop("pixels") for row in batch])
     return [
-        row | {"caption": next(captions).text, "meaning": one, "looks": other}
-        for row, one, other in zip(batch, meaning, looks, strict=True)
+        row | {"caption": caption.text, "meaning": meaning, "looks": looks}
+        for row, caption, meaning, looks in zip(batch, *described, strict=True)
     ]
 
 
