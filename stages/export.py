@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from captioner import bundle, collection, embeddings, recommend, space
+from captioner import agreement, bundle, collection, embeddings, recommend, space
 from captioner.decoding import Decoder
 from captioner.determinism import make_deterministic
 from captioner.encoder import load_encoder
 from captioner.examples import read_features
-from captioner.files import atomic_folder, write_json
+from captioner.files import atomic_file, atomic_folder, write_json
 from captioner.images import read_pictures
 from captioner.joint_embedding import JointEncoder, load_joint
 from captioner.model import load_captioners
@@ -56,7 +56,8 @@ def main() -> None:
     of_pictures = encode.pictures(read_features("data/features", "grid"))
     looks = embeddings.unit_vectors(np.load("data/features/pooled.npy", mmap_mode="r"))
     of_captions = encode.sentences(np.load("data/tokens/captions.npy"))
-    meaning = embeddings.meaning_vectors(of_pictures, of_captions, captions["picture"].to_numpy())
+    owners = captions["picture"].to_numpy()
+    meaning = embeddings.meaning_vectors(of_pictures, of_captions, owners)
     in_glove = np.load("data/tokens/in_glove.npy")
     words = embeddings.unit_vectors(joint.words.embeddings.numpy())
     speak = Decoder(models, **vars(decoding), batch_size=params.evaluate.batch_size)
@@ -93,9 +94,28 @@ def main() -> None:
     space.draw_map(REPORTS / "space.png", of_pictures, of_captions, pixels_of, title)
     title = f"{params.dataset}: test pictures, and the ones most like them"
     space.draw_neighbours(REPORTS / "similar.png", neighbours(index, pixels_of), title)
+    metrics = compare_recommendations(known, np.load("data/tokens/captions.npy"), owners)
     sizes = {"pictures": len(index), "captions": len(captions), "words": len(vocabulary)}
-    metrics = sizes | {f"{name}_size": size for name, size in dimensions.items()}
+    metrics |= sizes | {f"{name}_size": size for name, size in dimensions.items()}
     write_json(REPORTS / "metrics.json", metrics | {"projected": len(shown)})
+
+
+def compare_recommendations(
+    known: pd.DataFrame, tokens: np.ndarray, owners: np.ndarray
+) -> dict[str, float]:
+    """Where the pictures have columns that sort them: what recommendations agree in."""
+    classes = agreement.classes_of(dict(known))
+    opened = collection.open_collection("data/embeddings")
+    queries = np.flatnonzero(opened.pictures["split"] == "test")
+    if not classes or not len(queries):
+        return {}
+    table = agreement.agreement(opened, classes, tokens, owners, queries)
+    with atomic_file(REPORTS / "agreement.csv") as path:
+        table.to_csv(path, index=False)
+    print("of five pictures recommended for a test picture, the share with the same value:")
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+    means = table.drop(columns="system").mean(axis=1)
+    return {f"agreement_{name}": float(m) for name, m in zip(table["system"], means, strict=True)}
 
 
 def neighbours(index: pd.DataFrame, pixels_of: space.Pictures) -> list[tuple]:

@@ -20,7 +20,7 @@ from captioner.leaks import nearest_lookalikes
 from captioner.text import FUNCTION_WORDS, SPECIALS
 from captioner.words import words_of
 
-BLEND = 0.5  # of looks; the rest is meaning
+BLEND = 0.3  # of looks; the rest is meaning
 
 
 @dataclass(frozen=True)

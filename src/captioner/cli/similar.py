@@ -38,7 +38,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=_share,
         default=None,
         metavar="B",
-        help="weight of looks, 0 to 1; the rest is meaning (default: 0.5)",
+        help="weight of looks, 0 to 1; the rest is meaning (default: 0.3)",
     )
     finding.add_filter(similar)
     finding.add_index(similar)
