@@ -32,7 +32,8 @@ def main() -> None:
     vectors = np.load("data/tokens/word_vectors.npy")
     vocabulary = Vocabulary.load("data/tokens/vocabulary.json")
     known = [vocabulary.ids[word] for word in vocabulary.content_words(contrastive.WORDS)]
-    sizes = (*vectors.shape, *features.shape[1:], options.width, len(known))
+    references = min(joint_embedding.REFERENCES, len(train.rows))
+    sizes = (*vectors.shape, *features.shape[1:], options.width, len(known), references)
     model = joint_embedding.JointModel(joint_embedding.JointConfig(*sizes), vectors, known)
     # What a killed training left belongs to exactly these settings, data and code, or is removed.
     inputs = digest("data/features", "data/tokens", __file__, *sorted(CODE.glob("*.py")))
@@ -51,6 +52,8 @@ def main() -> None:
     objective = contrastive.Contrastive(model, train, options.dropout)
     trainer = training.Trainer(model, objective, settings, state)
     history = trainer.run(contrastive.validator(model, val), report).history
+
+    contrastive.keep_references(model, train)
 
     with atomic_folder("models/joint") as folder:
         joint_embedding.save_joint(model, folder)

@@ -36,7 +36,9 @@ def picture(seed: int, size: tuple[int, int] = (50, 40), kind: str = "PNG") -> b
 
 def joint_model(encoder: keras.Model) -> JointModel:
     keras.utils.set_random_seed(4)
-    config = JointConfig(len(VOCABULARY), 4, 16, encoder.output_shape[-1], size=8, known=2)
+    config = JointConfig(
+        len(VOCABULARY), 4, 16, encoder.output_shape[-1], size=8, known=2, references=3
+    )
     vectors = np.random.default_rng(7).normal(size=(len(VOCABULARY), 4))
     return JointModel(config, vectors, np.arange(2) + len(SPECIALS))
 
@@ -127,7 +129,7 @@ def test_vectors_of_pictures_are_those_of_the_pipeline(captioner):
 def test_vectors_of_sentences_leave_unknown_words_out(captioner):
     sentences = ["A red  circle!", "a purple red circle", "purple", "", "circle red a"]
     vectors, unknown = captioner.sentence_vectors(sentences)
-    assert vectors.shape == (5, 10) and vectors.dtype == np.float32
+    assert vectors.shape == (5, 14) and vectors.dtype == np.float32
     assert unknown == [[], ["purple"], ["purple"], [], []]
     np.testing.assert_array_equal(vectors[0], vectors[1])
     assert not vectors[2:4].any()

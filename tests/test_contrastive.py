@@ -9,9 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from captioner.checkpoints import State
-from captioner.contrastive import Contrastive, info_nce, learn_words, sentences_of, validator
+from captioner.contrastive import (
+    Contrastive,
+    info_nce,
+    keep_references,
+    learn_words,
+    sentences_of,
+    validator,
+)
 from captioner.examples import Examples
 from captioner.joint_embedding import JointConfig, JointModel
+from captioner.packing import pack
 from captioner.text import END, PAD, START
 from captioner.training import Settings, Trainer
 
@@ -61,7 +69,7 @@ def examples() -> Examples:
 def small_model(known: int) -> JointModel:
     """That knows the first so many things by name."""
     keras.utils.set_random_seed(1)
-    config = JointConfig(4 + CLASSES, 8, 2, CLASSES, size=16, known=known)
+    config = JointConfig(4 + CLASSES, 8, 2, CLASSES, size=16, known=known, references=6)
     vectors = np.random.default_rng(2).normal(size=(4 + CLASSES, 8))
     return JointModel(config, vectors, np.arange(4, 4 + known))
 
@@ -106,6 +114,20 @@ def test_it_learns_what_belongs_together(tmp_path):
     assert after["val_recall"] == max(row["val_recall"] for row in progress.history)
     assert progress.history[-1]["loss"] < progress.history[0]["loss"]
     np.testing.assert_array_equal(model.seen_words.kernel.numpy(), words)
+
+
+def test_references_are_training_pictures_with_a_caption_each():
+    train = examples()
+    model = small_model(3)
+    keep_references(model, train)
+    chosen = np.linspace(0, len(train.rows) - 1, 6).astype(int)
+    features = tf.constant(train.features[chosen])
+    expected = model.pictures(features).numpy()
+    np.testing.assert_allclose(model.reference_pictures.numpy(), expected, atol=1e-6)
+    packed = pack(train.tokens[chosen][:, :1].astype(np.int32))
+    expected = np.empty_like(expected)
+    expected[packed.captions] = model.sentences(packed).numpy()
+    np.testing.assert_allclose(model.reference_sentences.numpy(), expected, atol=1e-6)
 
 
 def test_captions_without_a_word_are_left_out():

@@ -18,7 +18,7 @@ from captioner.joint_embedding import (
 )
 from captioner.text import END, PAD, START
 
-CONFIG = JointConfig(vocabulary=9, word_size=5, cells=4, channels=6, size=8, known=3)
+CONFIG = JointConfig(vocabulary=9, word_size=5, cells=4, channels=6, size=8, known=3, references=2)
 TOKENS = np.array(
     [
         [START, 4, 5, 6, END],
@@ -58,7 +58,7 @@ def test_a_sentence_is_read_to_its_last_word(model):
         return 1 / (1 + np.exp(-x))
 
     found = JointEncoder(model).sentences(TOKENS)
-    assert found.dtype == np.float32 and found.shape == (5, 11)
+    assert found.dtype == np.float32 and found.shape == (5, 15)
     for row, tokens in enumerate(TOKENS):
         words = [word for word in tokens if word not in (PAD, END)]
         if len(words) == 1:
@@ -73,6 +73,8 @@ def test_a_sentence_is_read_to_its_last_word(model):
         first = unit(dense(model.sentence_projection, h))
         held = np.isin([4, 7, 8], words) * np.sqrt(-np.log([0.5, 0.1, 0.02]))
         expected = unit(np.concatenate([first, unit(held)]))
+        # The references are still zeros: nothing is near to everything.
+        expected = np.concatenate([expected, np.array([1, 0, 0, 1]) / 2**0.5]) / 2**0.5
         np.testing.assert_allclose(found[row], expected, atol=2e-6)
     np.testing.assert_array_equal(found[0], found[4])
 
@@ -90,9 +92,37 @@ def test_a_picture_is_pooled_head_by_head(model):
         logits = dense(model.seen_words, picture.mean(0))
         evidence = np.maximum(-np.log1p(np.exp(-logits)) - np.log([0.5, 0.1, 0.02]), 0)
         expected = unit(np.concatenate([first, unit(evidence)]))
+        expected = np.concatenate([expected, np.array([0, 1, 1, 0]) / 2**0.5]) / 2**0.5
         np.testing.assert_allclose(found[row], expected, atol=2e-6)
     shuffled = JointEncoder(model).pictures(features[:, ::-1])
     np.testing.assert_allclose(shuffled, found, atol=2e-6)  # wherever in the picture it is
+
+
+def test_what_is_near_to_everything_counts_for_less(monkeypatch):
+    """The dot product is half of the cosine less half the mean cosine with the nearest."""
+    monkeypatch.setattr("captioner.joint_embedding.NEAREST", 2)
+    rng = np.random.default_rng(3)
+    model = JointModel(
+        JointConfig(9, 5, 4, 6, size=8, known=3, references=5), rng.normal(size=(9, 5)), [4, 7, 8]
+    )
+    features = rng.normal(0, 2, (6, 4, 6)).astype(np.float16)
+    plain = JointEncoder(model)
+    pictures, sentences = plain.pictures(features)[:, :11], plain.sentences(TOKENS)[:, :11]
+    pictures, sentences = pictures * 2**0.5, sentences * 2**0.5
+    references = unit(rng.normal(size=(2, 5, 11))).astype(np.float32)
+    model.reference_pictures.assign(references[0])
+    model.reference_sentences.assign(references[1])
+    encoder = JointEncoder(model)
+    found = encoder.pictures(features), encoder.sentences(TOKENS)
+    np.testing.assert_allclose(np.linalg.norm(found[0], axis=1), 1, atol=1e-6)
+    lengths = np.linalg.norm(found[1], axis=1)
+    np.testing.assert_allclose(lengths, [1, 1, 0, 1, 1], atol=1e-6)  # one says nothing
+    near_pictures = np.sort(pictures @ references[1].T)[:, -2:].mean(1)
+    near_sentences = np.sort(sentences @ references[0].T)[:, -2:].mean(1)
+    cosines = pictures @ sentences.T
+    expected = (cosines - near_pictures[:, None] / 2 - near_sentences / 2) / 2
+    said = [0, 1, 3, 4]
+    np.testing.assert_allclose((found[0] @ found[1].T)[:, said], expected[:, said], atol=1e-6)
 
 
 def test_many_are_as_one(model, monkeypatch):

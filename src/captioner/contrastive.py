@@ -116,6 +116,23 @@ def learn_words(model: JointModel, examples: Examples, seed: int) -> None:
     model.seen_words.trainable = False
 
 
+def keep_references(model: JointModel, examples: Examples) -> None:
+    """Keep some training pictures, and a caption of each, in a model that has learned.
+
+    Args:
+        examples: the training split; evenly spread ones are taken.
+    """
+    tokens, owners = sentences_of(examples)
+    pictures, first = np.unique(owners, return_index=True)
+    chosen = np.linspace(0, len(pictures) - 1, model.config.references).astype(int)
+    features = tf.constant(examples.load(pictures[chosen]))
+    model.reference_pictures.assign(model.pictures(features))
+    packed = pack(tokens[first[chosen]][None].astype(np.int32))
+    vectors = np.empty(model.reference_sentences.shape, np.float32)
+    vectors[packed.captions] = tf.function(model.sentences)(packed)
+    model.reference_sentences.assign(vectors)
+
+
 def info_nce(scores: tf.Tensor, owners: tf.Tensor) -> tf.Tensor:
     """The loss of each caption, the mean of its two directions, in nats.
 

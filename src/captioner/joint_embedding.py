@@ -10,6 +10,11 @@ Such vectors know what a sentence is about, and mix up what it names. So half of
 length, is about words: for a picture how much more likely each of the frequent words is than in any
 caption, log p(word | picture) / p(word), where that is more; for a sentence which of them it holds,
 rare ones counting for more. How both halves learn is in `contrastive.py`.
+
+Some pictures and sentences are near to everything, and would be found for everything. So what
+counts is not the cosine alone, but less half the mean cosine of either side with its nearest ones
+among a thousand of the training split (Conneau et al. 2018, section 2.3). Four more numbers a
+vector make the dot product just that, and keep all vectors at length one; see `_cross_domain`.
 """
 
 from dataclasses import asdict, dataclass
@@ -30,6 +35,10 @@ from captioner.text import PAD
 HEADS = 4  # of the pooling of a grid
 TEMPERATURE = 0.07  # at the start, as in Radford et al. 2021, section 2.3
 BATCH = 256  # pictures or sentences a call
+REFERENCES, NEAREST = (
+    1000,
+    10,
+)  # training pictures and captions that tell what is near to everything
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class JointConfig:
         cells, channels: shape of a picture's features; one cell for pooled features.
         size: length of the first half of the vectors, and of the LSTM's state.
         known: number of words that the second half is about.
+        references: number of training pictures, and of captions; see the module.
     """
 
     vocabulary: int
@@ -50,11 +60,12 @@ class JointConfig:
     channels: int
     size: int
     known: int
+    references: int
 
     @property
     def dimensions(self) -> int:
         """Length of the vectors."""
-        return self.size + self.known
+        return self.size + self.known + 4
 
 
 class JointModel(keras.Model):
@@ -97,6 +108,11 @@ class JointModel(keras.Model):
         self.shares = self.add_weight(
             shape=(config.known,), initializer=keras.initializers.Constant(0.5), trainable=False
         )  # of the captions that hold each of its words
+        shape = (config.references, config.size + config.known)
+        self.reference_pictures = self.add_weight(shape=shape, initializer="zeros", trainable=False)
+        self.reference_sentences = self.add_weight(
+            shape=shape, initializer="zeros", trainable=False
+        )
         self._build()
         if known is not None:
             columns = np.full(config.vocabulary, config.known, np.int32)
@@ -120,12 +136,12 @@ class JointModel(keras.Model):
         self.built = True
 
     def pictures(self, features: tf.Tensor) -> tf.Tensor:
-        """(pictures, cells, channels) float16 to (pictures, dimensions) of length one."""
+        """(pictures, cells, channels) float16 to (pictures, size + known) of length one."""
         likely = tf.math.log_sigmoid(self.words_seen(features)) - tf.math.log(self.shares)
         return _halves(self.gist_of_pictures(features), tf.nn.relu(likely))
 
     def sentences(self, captions: Packed) -> tf.Tensor:
-        """Packed sentences to (sentences, dimensions) of length one, in their packed order.
+        """Packed sentences to (sentences, size + known) of length one, in their packed order.
 
         For use inside a `tf.function`.
         """
@@ -185,20 +201,27 @@ def _halves(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 
 
 class JointEncoder:
-    """Vectors of any number of pictures and sentences, one compiled function for each."""
+    """Vectors of any number of pictures and sentences, one compiled function for each.
+
+    Args:
+        model: its weights of the moment count at each call, but for the references.
+    """
 
     def __init__(self, model: JointModel):
         self.config = config = model.config
         features = tf.TensorSpec((None, config.cells, config.channels), tf.float16)
         self._pictures = tf.function(model.pictures, input_signature=[features])
         self._sentences = tf.function(model.sentences, input_signature=[SIGNATURE])
+        self._near_pictures = model.reference_sentences.numpy()
+        self._near_sentences = model.reference_pictures.numpy()
 
     def pictures(self, features: np.ndarray) -> np.ndarray:
         """(pictures, cells, channels) float16, perhaps a memory map, to (pictures, dimensions)."""
         found = np.empty((len(features), self.config.dimensions), np.float32)
         for start in range(0, len(features), BATCH):
             chosen = slice(start, start + BATCH)
-            found[chosen] = self._pictures(np.asarray(features[chosen]))
+            vectors = self._pictures(np.asarray(features[chosen])).numpy()
+            found[chosen] = _cross_domain(vectors, self._near_pictures, picture=True)
         return found
 
     def sentences(self, tokens: np.ndarray) -> np.ndarray:
@@ -218,8 +241,35 @@ class JointEncoder:
         for start in range(0, len(said), BATCH):
             chosen = said[start : start + BATCH]
             packed = pack(tokens[chosen][None].astype(np.int32))
-            found[chosen[packed.captions]] = self._sentences(packed)
+            vectors = self._sentences(packed).numpy()
+            found[chosen[packed.captions]] = _cross_domain(
+                vectors, self._near_sentences, picture=False
+            )
         return found[which]
+
+
+def _cross_domain(vectors: np.ndarray, references: np.ndarray, picture: bool) -> np.ndarray:
+    """Four more numbers, such that half of cosine less both sides' nearness is the dot product.
+
+    With r a vector's mean cosine with the nearest of the other kind, b = r / sqrt(2) and
+    c = sqrt(1 / 2):
+
+        picture   [p, -b_p, c, sqrt(1 / 2 - b_p^2), 0] / sqrt(2)
+        sentence  [s, c, -b_s, 0, sqrt(1 / 2 - b_s^2)] / sqrt(2)
+
+    Their dot product is (p s - r_p / 2 - r_s / 2) / 2; each is of length one.
+
+    Args:
+        vectors: (n, size + known) of length one.
+        references: (references, size + known) of the other kind, of length one or zeros.
+    """
+    near = vectors @ references.T
+    most = min(NEAREST, near.shape[1])
+    nearness = np.partition(near, -most, axis=1)[:, -most:].mean(1, keepdims=True) / 2**0.5
+    one, none = np.full_like(nearness, 0.5**0.5), np.zeros_like(nearness)
+    rest = np.sqrt(np.maximum(0.5 - np.square(nearness), 0))
+    more = (-nearness, one, rest, none) if picture else (one, -nearness, none, rest)
+    return np.concatenate([vectors, *more], 1) / 2**0.5
 
 
 def save_joint(model: JointModel, folder: Path) -> None:
