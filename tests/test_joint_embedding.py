@@ -38,6 +38,7 @@ def model() -> JointModel:
     model = JointModel(CONFIG, rng.normal(size=(9, 5)), np.array([4, 7, 8]))
     model.seen_words.kernel.assign(rng.normal(size=(6, 3)))
     model.shares.assign([0.5, 0.1, 0.02])
+    model.words_share.assign(0.2)
     model.cell_scores.kernel.assign(model.cell_scores.kernel * 3)  # look somewhere
     return model
 
@@ -72,7 +73,7 @@ def test_a_sentence_is_read_to_its_last_word(model):
             h = sigmoid(o) * np.tanh(c)
         first = unit(dense(model.sentence_projection, h))
         held = np.isin([4, 7, 8], words) * np.sqrt(-np.log([0.5, 0.1, 0.02]))
-        expected = unit(np.concatenate([first, unit(held)]))
+        expected = unit(np.concatenate([2 * first, unit(held)]))
         # The references are still zeros: nothing is near to everything.
         expected = np.concatenate([expected, np.array([1, 0, 0, 1]) / 2**0.5]) / 2**0.5
         np.testing.assert_allclose(found[row], expected, atol=2e-6)
@@ -91,7 +92,7 @@ def test_a_picture_is_pooled_head_by_head(model):
         first = unit(dense(model.picture_projection, np.concatenate(pooled)))
         logits = dense(model.seen_words, picture.mean(0))
         evidence = np.maximum(-np.log1p(np.exp(-logits)) - np.log([0.5, 0.1, 0.02]), 0)
-        expected = unit(np.concatenate([first, unit(evidence)]))
+        expected = unit(np.concatenate([2 * first, unit(evidence)]))
         expected = np.concatenate([expected, np.array([0, 1, 1, 0]) / 2**0.5]) / 2**0.5
         np.testing.assert_allclose(found[row], expected, atol=2e-6)
     shuffled = JointEncoder(model).pictures(features[:, ::-1])

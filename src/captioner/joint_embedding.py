@@ -6,10 +6,10 @@ well they fit. A picture is pooled from its grid by attention in several heads, 
 its own (Lin et al. 2017, "A Structured Self-attentive Sentence Embedding"), since a mean over the
 cells drowns what is small. A sentence is read by an LSTM over word vectors that start from GloVe.
 
-Such vectors know what a sentence is about, and mix up what it names. So half of each vector, by
-length, is about words: for a picture how much more likely each of the frequent words is than in any
-caption, log p(word | picture) / p(word), where that is more; for a sentence which of them it holds,
-rare ones counting for more. How both halves learn is in `contrastive.py`.
+Such vectors know what a sentence is about, and mix up what it names. So a part of each vector is
+about words: for a picture how much more likely each of the frequent words is than in any caption,
+log p(word | picture) / p(word), where that is more; for a sentence which of them it holds, rare
+ones counting for more. How both parts learn is in `contrastive.py`.
 
 Some pictures and sentences are near to everything, and would be found for everything. So what
 counts is not the cosine alone, but less half the mean cosine of either side with its nearest ones
@@ -49,8 +49,8 @@ class JointConfig:
         vocabulary: number of words, special ones included.
         word_size: length of the (GloVe) word vectors.
         cells, channels: shape of a picture's features; one cell for pooled features.
-        size: length of the first half of the vectors, and of the LSTM's state.
-        known: number of words that the second half is about.
+        size: length of the first part of the vectors, and of the LSTM's state.
+        known: number of words that the second part is about.
         references: number of training pictures, and of captions; see the module.
     """
 
@@ -75,7 +75,7 @@ class JointModel(keras.Model):
         config: the sizes.
         word_vectors: (vocabulary, word_size) start values of the word vectors, or None if weights
             are loaded next.
-        known: (known,) ids of the words that the second half is about; None likewise.
+        known: (known,) ids of the words that the second part is about; None likewise.
     """
 
     def __init__(
@@ -104,10 +104,13 @@ class JointModel(keras.Model):
         self.seen_words = layers.Dense(config.known, kernel_initializer="zeros", name="seen_words")
         self.columns = self.add_weight(
             shape=(config.vocabulary,), dtype="int32", initializer="zeros", trainable=False
-        )  # of the second half; `known` for words that it is not about
+        )  # of the second part; `known` for words that it is not about
         self.shares = self.add_weight(
             shape=(config.known,), initializer=keras.initializers.Constant(0.5), trainable=False
         )  # of the captions that hold each of its words
+        self.words_share = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(0.3), trainable=False
+        )  # of the second part in the square of a vector's length
         shape = (config.references, config.size + config.known)
         self.reference_pictures = self.add_weight(shape=shape, initializer="zeros", trainable=False)
         self.reference_sentences = self.add_weight(
@@ -138,7 +141,7 @@ class JointModel(keras.Model):
     def pictures(self, features: tf.Tensor) -> tf.Tensor:
         """(pictures, cells, channels) float16 to (pictures, size + known) of length one."""
         likely = tf.math.log_sigmoid(self.words_seen(features)) - tf.math.log(self.shares)
-        return _halves(self.gist_of_pictures(features), tf.nn.relu(likely))
+        return self._parts(self.gist_of_pictures(features), tf.nn.relu(likely))
 
     def sentences(self, captions: Packed) -> tf.Tensor:
         """Packed sentences to (sentences, size + known) of length one, in their packed order.
@@ -146,10 +149,17 @@ class JointModel(keras.Model):
         For use inside a `tf.function`.
         """
         weights = tf.sqrt(-tf.math.log(self.shares))
-        return _halves(self.gist_of_sentences(captions), weights * self.words_said(captions))
+        return self._parts(self.gist_of_sentences(captions), weights * self.words_said(captions))
+
+    def _parts(self, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+        """Both parts side by side, or one alone where the other is nothing."""
+        share = tf.convert_to_tensor(self.words_share)
+        second = tf.math.l2_normalize(second, -1)
+        both = tf.concat([tf.sqrt(1 - share) * first, tf.sqrt(share) * second], -1)
+        return tf.math.l2_normalize(both, -1)
 
     def gist_of_pictures(self, features: tf.Tensor, drop=lambda x: x) -> tf.Tensor:
-        """The first half: (pictures, cells, channels) float16 to (pictures, size) of length one.
+        """The first part: (pictures, cells, channels) float16 to (pictures, size) of length one.
 
         Args:
             drop: applied to what is projected when training.
@@ -163,7 +173,7 @@ class JointModel(keras.Model):
         return tf.math.l2_normalize(self.picture_projection(drop(pooled)), -1)
 
     def gist_of_sentences(self, captions: Packed, drop=lambda x: x) -> tf.Tensor:
-        """The first half of packed sentences, (sentences, size) of length one."""
+        """The first part of packed sentences, (sentences, size) of length one."""
         words = drop(self.word_projection(self.words(captions.inputs)))
         count = tf.size(captions.captions)
         nothing = tf.zeros((count, self.config.size))
@@ -192,12 +202,6 @@ class JointModel(keras.Model):
         shape = (tf.size(captions.captions), self.config.known + 1)
         counts = tf.scatter_nd(places, tf.ones(tf.shape(places)[0]), shape)
         return tf.minimum(counts[:, :-1], 1.0)
-
-
-def _halves(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """Both halves side by side, each as long as the other, or one alone where the other is none."""
-    both = tf.concat([first, tf.math.l2_normalize(second, -1)], -1)
-    return tf.math.l2_normalize(both, -1)
 
 
 class JointEncoder:
