@@ -51,8 +51,9 @@ def main() -> None:
     contrastive.learn_words(model, train, params.seed)
     objective = contrastive.Contrastive(model, train, options.dropout)
     trainer = training.Trainer(model, objective, settings, state)
-    history = trainer.run(contrastive.validator(model, val), report).history
-
+    score = contrastive.validator(model, val)
+    history = trainer.run(score, report).history
+    share = contrastive.choose_share(model, score)
     contrastive.keep_references(model, train)
 
     with atomic_folder("models/joint") as folder:
@@ -64,6 +65,7 @@ def main() -> None:
     metrics |= {
         "epochs": len(history),
         "known_words": len(known),
+        "words_share": share,
         "parameters": model.count_params(),
     }
     metrics["temperature"] = float(np.exp(-model.log_scale.numpy()))
