@@ -3,6 +3,7 @@
 from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,8 @@ def main() -> None:
         embeddings.write_projector(
             folder / "projector", meaning[shown], metadata, small, words, vocabulary
         )
+    with atomic_file(REPORTS / "manifest.json") as path:  # for MLflow, which keeps the reports
+        shutil.copyfile(Path("data/embeddings") / collection.MANIFEST, path)
     title = f"{params.dataset}: where pictures and sentences lie"
     space.draw_map(REPORTS / "space.png", of_pictures, of_captions, pixels_of, title)
     title = f"{params.dataset}: test pictures, and the ones most like them"
