@@ -39,7 +39,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pictures", type=int, default=8000, help="(default: 8000)")
-    parser.add_argument("--meaning", type=int, default=512, help="size of vectors (default: 512)")
+    parser.add_argument("--meaning", type=int, default=1516, help="(default: 1516)")
     parser.add_argument("--looks", type=int, default=1280, help="(default: 1280)")
     parser.add_argument("--queries", type=int, default=200, help="of each kind (default: 200)")
     parser.add_argument("--index", action="store_true", help="an approximate index beside it")

@@ -12,7 +12,7 @@ from captioner import contrastive, examples, joint_embedding, training
 from captioner.checkpoints import State
 from captioner.determinism import make_deterministic
 from captioner.files import atomic_file, atomic_folder, digest, write_json
-from captioner.text import Vocabulary
+from captioner.text import UNK, Vocabulary
 
 REPORTS = Path("reports/joint")
 CODE = Path(training.__file__).parent  # every change of it starts a training anew
@@ -32,6 +32,7 @@ def main() -> None:
     vectors = np.load("data/tokens/word_vectors.npy")
     vocabulary = Vocabulary.load("data/tokens/vocabulary.json")
     known = [vocabulary.ids[word] for word in vocabulary.content_words(contrastive.WORDS)]
+    known = known or [UNK]  # captions of function words alone
     references = min(joint_embedding.REFERENCES, len(train.rows))
     sizes = (*vectors.shape, *features.shape[1:], options.width, len(known), references)
     model = joint_embedding.JointModel(joint_embedding.JointConfig(*sizes), vectors, known)

@@ -35,10 +35,8 @@ from captioner.text import PAD
 HEADS = 4  # of the pooling of a grid
 TEMPERATURE = 0.07  # at the start, as in Radford et al. 2021, section 2.3
 BATCH = 256  # pictures or sentences a call
-REFERENCES, NEAREST = (
-    1000,
-    10,
-)  # training pictures and captions that tell what is near to everything
+REFERENCES = 1000  # training pictures, and captions, that tell what is near to everything
+NEAREST = 10  # of them
 
 
 @dataclass(frozen=True)
