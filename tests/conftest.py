@@ -26,5 +26,6 @@ def shared() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first: it takes one of two processes as long as all others the other one."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+    """The longest files first, one for each of two processes."""
+    longest = ["test_pipeline.py", "test_pages.py"]
+    items.sort(key=lambda item: [item.path.name == name for name in longest], reverse=True)

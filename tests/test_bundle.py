@@ -210,6 +210,32 @@ def several(tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("bundle") / "several", seeds=(5, 6, 7))
 
 
+def test_search_of_pixels_is_what_captions_are_made_of(captioner, tmp_path):
+    pixels = [captioner.prepare(picture(seed)) for seed in range(3)]
+    for one in (captioner, bundle.load(write(tmp_path / "pooled", "pooled"), batch_size=4)):
+        words, totals = one.search(np.stack(pixels))
+        captions = one.caption_prepared(pixels)
+        assert [VOCABULARY.decode(row) for row in words.numpy()] == [c.text for c in captions]
+        np.testing.assert_allclose(totals, [c.log_probability for c in captions], rtol=1e-5)
+
+
+def test_where_the_models_look(captioner, tmp_path):
+    pixels = captioner.prepare(picture(2))
+    (caption,) = captioner.caption_prepared([pixels])
+    words, weights = captioner.looked_at(pixels, caption.text)
+    assert words == caption.text.split() and captioner.has_attention
+    assert weights.shape == (len(words), 4, 4)
+    np.testing.assert_allclose(weights.sum((1, 2)), 1, rtol=1e-5)
+    # What is read decides where to look next: an unknown word is read as one.
+    _, other = captioner.looked_at(pixels, "zebra " + caption.text)
+    np.testing.assert_allclose(other[0], weights[0], rtol=1e-5)
+    assert not np.allclose(other[1], weights[min(1, len(words) - 1)], rtol=1e-3)
+    assert captioner.looked_at(pixels, " ")[1] is None
+    pooled = bundle.load(write(tmp_path / "pooled", "pooled"), batch_size=1)
+    assert pooled.looked_at(pixels, "red star") == (["red", "star"], None)
+    assert not pooled.has_attention
+
+
 def test_several_captioners_speak_together(several):
     """As `decoding.Decoder` with the same models and features; no single model decides."""
     captioner = bundle.load(several, batch_size=4)

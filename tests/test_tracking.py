@@ -496,18 +496,53 @@ def test_deleted_experiment_names_the_remedy(root):
 
 
 def test_pyfunc_turns_base64_and_bytes_into_pictures_and_opens_no_path(tmp_path):
+    from captioner import bundle
     from captioner.pyfunc import CaptionerModel
-
-    class Echo:
-        def caption(self, pictures):
-            return [type("Caption", (), {"text": picture.decode()}) for picture in pictures]
+    from tests.test_bundle import picture, write
 
     model = CaptionerModel()
-    model.captioner = Echo()
-    encoded = base64.b64encode(b"second").decode()
-    frame = pd.DataFrame({"image": [b"first", encoded]})
-    assert model.predict(None, frame) == ["first", "second"]
-    picture = tmp_path / "picture.jpg"
-    picture.write_bytes(b"secret")
-    with pytest.raises(CaptionerError, match=r"row 0: expected a picture's bytes"):
-        model.predict(None, pd.DataFrame({"image": [str(picture)]}))
+    folder = write(tmp_path / "bundle")
+    model.load_context(type("Context", (), {"artifacts": {"bundle": str(folder)}}))
+    pictures = [picture(1), picture(2)]
+    frame = pd.DataFrame({"image": [pictures[0], base64.b64encode(pictures[1]).decode()]})
+    captioner = bundle.load(folder)
+    captions, meaning, _ = captioner.describe([captioner.prepare(data) for data in pictures])
+    found = model.predict(None, frame)
+    assert found["caption"].tolist() == [caption.text for caption in captions]
+    assert found["embedding"].tolist() == meaning.tolist()
+    assert [[one["caption"] for one in row] for row in found["alternatives"]] == [
+        [caption.text] for caption in captions
+    ]
+    several = model.predict(None, frame, {"number": 3})
+    assert [len(row) for row in several["alternatives"]] == [3, 3]
+    assert [row[0]["caption"] for row in several["alternatives"]] == several["caption"].tolist()
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(pictures[0])
+    with pytest.raises(CaptionerError, match=r"image, row 1: expected a picture's bytes"):
+        model.predict(None, pd.DataFrame({"image": [pictures[0], str(path)]}))
+    with pytest.raises(CaptionerError, match=r"image, row 0: no picture: expected JPEG"):
+        model.predict(None, pd.DataFrame({"image": [b"<html>"]}))
+    with pytest.raises(CaptionerError, match="number: 21, expected 1 to 20"):
+        model.predict(None, frame, {"number": 21})
+
+
+def test_a_bundle_leads_to_the_run_that_made_it(root):
+    (root / "mlflow.db").unlink()
+    assert tracking.run_of_bundle(root / "models" / "bundle") is None
+    assert not (root / "mlflow.db").exists()  # asking makes no store
+    tracked = tracking.track(root, PARAMS)
+    assert tracking.run_of_bundle(root / "models" / "bundle").info.run_id == tracked.run_id
+    (root / "models" / "bundle" / "bundle.json").write_text("another one")
+    assert tracking.run_of_bundle(root / "models" / "bundle") is None
+
+
+def test_models_are_registered_once_each(root):
+    def registered() -> list[str]:
+        return [v.run_id for v in client().search_model_versions("name = 'captioner'")]
+
+    first = tracking.track(root, PARAMS).run_id
+    tracking.track(root, PARAMS)
+    assert registered() == [first]
+    client().delete_tag(first, "captioner.fingerprint")  # as if it had been killed at the end
+    second = tracking.track(root, PARAMS).run_id
+    assert second != first and registered() == [second]

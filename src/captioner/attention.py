@@ -35,7 +35,7 @@ from captioner.overlay import (
     overlay,
     resized,
 )
-from captioner.text import PAD, START
+from captioner.text import PAD
 
 STRIPS = 3  # pictures of a figure
 WORDS, NARROWEST = 8, 5  # tiles on a line: at most, and room for at least
@@ -70,18 +70,7 @@ def attention_weights(
         return seen
     batch_size = min(batch_size, pictures)
 
-    @tf.function
-    def watch(features: tf.Tensor, words: tf.Tensor) -> tf.Tensor:
-        memory, state = model.look(features)
-        # `step` reads a word and then looks, and what it sees chooses the next word: the weights
-        # of a word are those after reading the one before it, for the first word <start>.
-        read = tf.concat([tf.fill((batch_size, 1), START), words[:, :-1]], 1)
-        found = tf.TensorArray(tf.float32, length)
-        for position in tf.range(length):
-            state, _, weights = model.step(memory, state, read[:, position, None])
-            found = found.write(position, tf.reduce_mean(weights[:, :, 0], 1))  # over the heads
-        return tf.transpose(found.stack(), (1, 0, 2))
-
+    watch = tf.function(model.looked_at)
     for first in range(0, pictures, batch_size):
         batch = slice(first, first + batch_size)
         missing = batch_size - len(words[batch])

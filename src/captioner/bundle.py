@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import tensorflow as tf
 
 from captioner import CaptionerError
 from captioner.decoding import Decoder, Found
 from captioner.embeddings import meaning_vectors, unit_vectors
-from captioner.encoder import grid_function, load_encoder, save_encoder
+from captioner.encoder import encoded, grid_function, load_encoder, save_encoder
 from captioner.files import atomic_folder, digest, read_json, write_json
 from captioner.joint_embedding import HEADS, JointEncoder, JointModel, load_joint, save_joint
 from captioner.model import CaptionModel, load_captioner, save_captioner
 from captioner.raster import Fit, decode, prepare
-from captioner.text import Vocabulary, encode_tokens
+from captioner.text import UNK, Vocabulary, encode_tokens
 
 FORMAT = 5  # raised when a bundle of the old kind can no longer be read
 
@@ -124,7 +125,9 @@ class Captioner:
     Attributes:
         fingerprint: see `save`; vectors of another fingerprint must not be compared.
         dimensions: lengths of the vectors of `meaning` and `looks`, see `describe`.
-        vocabulary, preparation, batch_size: as loaded.
+        vocabulary, preparation, decoding, batch_size: as loaded.
+        parts: the CNN and the captioning models.
+        has_attention: whether the models look at places of a picture, see `looked_at`.
     """
 
     def __init__(
@@ -140,10 +143,21 @@ class Captioner:
         fingerprint: str,
     ):
         self.vocabulary, self.preparation, self.batch_size = vocabulary, preparation, batch_size
+        self.parts = (encoder, *models)
+        self.decoding, self.has_attention = decoding, attention == "grid"
         self.fingerprint, self._joint = fingerprint, JointEncoder(joint)
         self.dimensions = {"meaning": joint.config.dimensions, "looks": joint.config.channels}
-        self._pooled, self._longest = attention == "pooled", decoding.max_length
-        self._grid = grid_function(encoder, batch_size)
+        self._longest = decoding.max_length
+        # Compiled for each size of a batch when first used: one picture need not pay for sixteen.
+        sizes = sorted({min(size, batch_size) for size in (1, 4, batch_size)})
+        self._grid_of = {size: grid_function(encoder, size) for size in sizes}
+        self._shape = encoder.output_shape[1:3]
+
+        @tf.function(reduce_retracing=True)
+        def looked_at(features, words):
+            return tf.add_n([model.looked_at(features, words) for model in models]) / len(models)
+
+        self._looked_at = looked_at
         self._decode = Decoder(models, **asdict(decoding), batch_size=batch_size)
 
     def caption(self, pictures: Sequence[bytes]) -> list[Caption]:
@@ -162,6 +176,20 @@ class Captioner:
         """
         return decode(prepare(data, **asdict(self.preparation)).jpeg)
 
+    def search(self, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """From pictures to the likeliest words; for use inside a `tf.function`.
+
+        Args:
+            pixels: (pictures, size, size, 3) uint8.
+
+        Returns:
+            words (pictures, max_length) int32, padded, and log-probabilities (pictures,).
+        """
+        grid = encoded(self.parts[0], pixels)
+        if not self.has_attention:
+            grid = tf.cast(tf.reduce_mean(tf.cast(grid, tf.float32), 1, keepdims=True), tf.float16)
+        return self._decode.search(grid)
+
     def caption_prepared(self, pictures: Sequence[np.ndarray]) -> list[Caption]:
         """Caption pictures from `prepare`."""
         captions = []
@@ -170,10 +198,18 @@ class Captioner:
                 captions.append(self._caption(words, log_probability))
         return captions
 
-    def diverse(self, pictures: Sequence[np.ndarray], number: int) -> list[list[Caption]]:
+    def diverse(
+        self,
+        pictures: Sequence[np.ndarray],
+        number: int,
+        beam_width: int | None = None,
+        length_penalty: float | None = None,
+    ) -> list[list[Caption]]:
         """Different captions of each picture from `prepare`, best first; see `Decoder.diverse`."""
-        batches = self._features(pictures)
-        return self._captions(self._decode.diverse(batch, number) for batch in batches)
+        settings = (number, beam_width, length_penalty)
+        return self._captions(
+            self._decode.diverse(batch, *settings) for batch in self._features(pictures)
+        )
 
     def sampled(
         self, pictures: Sequence[np.ndarray], number: int, seed: int, top_p: float
@@ -181,6 +217,23 @@ class Captioner:
         """Different captions of each picture from `prepare`, best first; see `Decoder.sampled`."""
         batches = self._features(pictures)
         return self._captions(self._decode.sampled(batch, number, seed, top_p) for batch in batches)
+
+    def looked_at(self, picture: np.ndarray, caption: str) -> tuple[list[str], np.ndarray | None]:
+        """Where the models look as they say each word of a caption, on average.
+
+        Args:
+            picture: from `prepare`; caption: what they say of it, or what somebody else does.
+
+        Returns:
+            the words, and for each of them (rows, columns) weights that sum to 1, (words, rows,
+            columns) float32; None where the models see the picture as a whole.
+        """
+        words = self.vocabulary.words_of(caption)[: self._longest]
+        if not self.has_attention or not words:
+            return words, None
+        ids = [[self.vocabulary.ids.get(word, UNK) for word in words]]
+        seen = self._looked_at(next(self._features([picture])), tf.constant(ids, tf.int32))
+        return words, seen[0].numpy().reshape(len(words), *self._shape)
 
     def describe(
         self, pictures: Sequence[np.ndarray]
@@ -196,7 +249,7 @@ class Captioner:
         for grid in self._grids(pictures):  # once through the CNN
             mean = _mean(grid)
             for words, log_probability in zip(
-                *self._decode(mean if self._pooled else grid), strict=True
+                *self._decode(grid if self.has_attention else mean), strict=True
             ):
                 captions.append(self._caption(words, log_probability))
             places.append(self._joint.pictures(grid))
@@ -220,12 +273,14 @@ class Captioner:
     def _grids(self, pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """(pictures, cells, channels) float16, batch by batch."""
         for start in range(0, len(pictures), self.batch_size):
-            yield self._grid(np.stack(pictures[start : start + self.batch_size]))
+            batch = np.stack(pictures[start : start + self.batch_size])
+            size = next(size for size in self._grid_of if size >= len(batch))
+            yield self._grid_of[size](batch)
 
     def _features(self, pictures: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """What the captioning models look at, (pictures, cells, channels) float16."""
         for grid in self._grids(pictures):
-            yield _mean(grid) if self._pooled else grid
+            yield grid if self.has_attention else _mean(grid)
 
     def _captions(self, batches: Iterable[list[list[Found]]]) -> list[list[Caption]]:
         return [[self._caption(*one) for one in found] for batch in batches for found in batch]

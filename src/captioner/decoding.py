@@ -64,6 +64,10 @@ class Decoder:
         models: the captioning model or models.
         beam_width, max_length, length_penalty, no_repeat: see `beam_search`.
         batch_size: pictures a call of the compiled function.
+
+    Attributes:
+        search: that function: features (pictures, cells, channels) float16 to words (pictures,
+            max_length) int32, padded, and log-probabilities (pictures,).
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class Decoder:
         features = tf.TensorSpec((None, config.cells, config.channels), tf.float16)
         settings = (max_length, length_penalty, no_repeat)
         self.batch_size, self.max_length = batch_size, max_length
-        self.length_penalty = length_penalty
+        self.beam_width, self.length_penalty = beam_width, length_penalty
 
         @tf.function(input_signature=[features])
         def search(features):
@@ -92,10 +96,9 @@ class Decoder:
             return words[:, 0, 0], total[:, 0, 0]
 
         @tf.function(reduce_retracing=True)
-        def search_groups(features, groups: int):
+        def search_groups(features, groups: int, width: int, length_penalty):
             looked = speaker.look(features)
-            # So wide that no group runs out of captions that the others have not found.
-            width = max(beam_width, groups)
+            settings = (max_length, length_penalty, no_repeat)
             words, totals, _ = beam_search(
                 speaker.next_word, *looked, width, *settings, groups=groups, diversity=DIVERSITY
             )
@@ -106,7 +109,7 @@ class Decoder:
             draws = tf.repeat(draws[None], tf.shape(features)[0], 0)
             return sample_with(draws, speaker.next_word, *speaker.look(features), top_p)
 
-        self._search, self._search_groups, self._draw = search, search_groups, draw
+        self.search, self._search_groups, self._draw = search, search_groups, draw
 
     def __call__(self, features: np.ndarray, progress: bool = False):
         """The likeliest caption of each picture.
@@ -118,23 +121,34 @@ class Decoder:
         Returns:
             words (pictures, max_length) int32, padded, and log-probabilities (pictures,).
         """
-        found = [self._search(batch) for batch in self._batches(features, progress)]
+        found = [self.search(batch) for batch in self._batches(features, progress)]
         return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
-    def diverse(self, features: np.ndarray, number: int) -> list[list[Found]]:
+    def diverse(
+        self,
+        features: np.ndarray,
+        number: int,
+        beam_width: int | None = None,
+        length_penalty: float | None = None,
+    ) -> list[list[Found]]:
         """Different captions of each picture, by diverse beam search.
 
         Args:
             features: (pictures, cells, channels) float16.
             number: of captions, 1 or more.
+            beam_width, length_penalty: others than the decoder's own; a new width is compiled.
 
         Returns:
             for each picture its captions, best first; fewer only if no more are possible. Up to the
             beam width, the one that the search alone would find is among them.
         """
+        penalty = self.length_penalty if length_penalty is None else length_penalty
+        # So wide that no group runs out of captions that the others have not found.
+        width = max(beam_width or self.beam_width, number)
+        settings = (number, width, tf.constant(penalty, tf.float32))
         chosen = []
         for batch in self._batches(features):
-            found = [part.numpy() for part in self._search_groups(batch, number)]
+            found = [part.numpy() for part in self._search_groups(batch, *settings)]
             for words, totals in zip(*found, strict=True):
                 chosen.append({})
                 for group, captions in enumerate(words):
@@ -142,7 +156,7 @@ class Decoder:
                         if total > IMPOSSIBLE / 2 and caption not in chosen[-1]:
                             chosen[-1][caption] = float(total)
                             break
-        return [self._best_first(captions) for captions in chosen]
+        return [self._best_first(captions, penalty) for captions in chosen]
 
     def sampled(
         self, features: np.ndarray, number: int, seed: int, top_p: float
@@ -174,22 +188,19 @@ class Decoder:
                 for caption, one in zip(map(_bare, captions), total, strict=True):
                     if len(chosen[row]) < number:
                         chosen[row][caption] = float(one)
-        return [self._best_first(captions) for captions in chosen]
+        return [self._best_first(captions, self.length_penalty) for captions in chosen]
 
     def _batches(self, features: np.ndarray, progress: bool = False) -> Iterator[tf.Tensor]:
         starts = range(0, len(features), self.batch_size)
         for start in tqdm(starts, "captions", unit="batch", disable=None if progress else True):
             yield tf.constant(features[start : start + self.batch_size])
 
-    def _best_first(self, captions: dict[tuple[int, ...], float]) -> list[Found]:
+    def _best_first(self, captions: dict[tuple[int, ...], float], penalty: float) -> list[Found]:
         """In the order of the beam search's score, equals by their words."""
         found = [Found(words, total) for words, total in captions.items()]
         return sorted(
             found,
-            key=lambda one: (
-                -one.log_probability / (len(one.words) + 1) ** self.length_penalty,
-                one.words,
-            ),
+            key=lambda one: (-one.log_probability / (len(one.words) + 1) ** penalty, one.words),
         )
 
 

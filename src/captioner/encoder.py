@@ -221,14 +221,10 @@ def grid_function(encoder: keras.Model, batch_size: int) -> Callable[[np.ndarray
         a function from (n, size, size, 3) uint8, n <= batch_size, to (n, cells, channels) float16.
     """
     size = encoder.input_shape[1]
-    _, rows, columns, channels = encoder.output_shape
 
     @tf.function(input_signature=[tf.TensorSpec((batch_size, size, size, 3), tf.uint8)])
     def compiled(pictures):
-        grid = encoder(tf.cast(pictures, tf.float32), training=False)
-        grid = tf.reshape(grid, (batch_size, rows * columns, channels))
-        # float16 ends at 65504; no trained backbone comes near, but infinity would spread.
-        return tf.cast(tf.clip_by_value(grid, -6e4, 6e4), tf.float16)
+        return encoded(encoder, pictures)
 
     def run(pictures: np.ndarray) -> np.ndarray:
         missing = batch_size - len(pictures)
@@ -236,6 +232,15 @@ def grid_function(encoder: keras.Model, batch_size: int) -> Callable[[np.ndarray
         return compiled(padded).numpy()[: len(pictures)]
 
     return run
+
+
+def encoded(encoder: keras.Model, pictures: tf.Tensor) -> tf.Tensor:
+    """(n, size, size, 3) uint8 to (n, cells, channels) float16; for use inside a `tf.function`."""
+    grid = encoder(tf.cast(pictures, tf.float32), training=False)
+    _, rows, columns, channels = encoder.output_shape
+    grid = tf.reshape(grid, (-1, rows * columns, channels))
+    # float16 ends at 65504; no trained backbone comes near, but infinity would spread.
+    return tf.cast(tf.clip_by_value(grid, -6e4, 6e4), tf.float16)
 
 
 def extract_features(

@@ -26,6 +26,7 @@ from captioner import CaptionerError
 from captioner.files import read_json, write_json
 from captioner.packing import Packed, by_picture, by_token, of_picture
 from captioner.recurrence import lstm_cell, packed_lstm
+from captioner.text import START
 
 PROJECTED_WORD = 256  # words are projected to this length before they enter the LSTM
 
@@ -194,6 +195,27 @@ class CaptionModel(keras.Model):
         """
         state, outputs, _ = self.step(memory, state, words)
         return tf.nn.log_softmax(self.word_logits(outputs)), state
+
+    def looked_at(self, features: tf.Tensor, words: tf.Tensor) -> tf.Tensor:
+        """Where it looks as it chooses each word of given captions; for use inside a `tf.function`.
+
+        Args:
+            features: (pictures, cells, channels) float16.
+            words: (pictures, length) int32, without <start>.
+
+        Returns:
+            (pictures, length, cells), attention weights, the mean of all heads.
+        """
+        memory, state = self.look(features)
+        # `step` reads a word and then looks, and what it sees chooses the next word: the weights
+        # of a word are those after reading the one before it, for the first word <start>.
+        pictures, length = tf.unstack(tf.shape(words))
+        read = tf.concat([tf.fill((pictures, 1), START), words[:, :-1]], 1)
+        found = tf.TensorArray(tf.float32, length)
+        for position in tf.range(length):
+            state, _, weights = self.step(memory, state, read[:, position, None])
+            found = found.write(position, tf.reduce_mean(weights[:, :, 0], 1))
+        return tf.transpose(found.stack(), (1, 0, 2))
 
     def logits(self, features: tf.Tensor, captions: Packed, dropout: "Dropout | None" = None):
         """Teacher forcing: logits of each next word of given captions.

@@ -88,13 +88,10 @@ def prepare(data: bytes, size: int, fit: Fit, jpeg_quality: int, max_pixels: int
         PictureError: too large, truncated, damaged, or of no known format.
     """
     try:
+        refuse_webp(data, max_pixels)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse(*image.size, max_pixels)
             width, height = image.size
-            if width * height > max_pixels:
-                raise PictureError(
-                    "picture too large",
-                    f"{width} x {height} pixels, allowed are {max_pixels} in all (max_pixels)",
-                )
             # Of a large JPEG decode no more than needed: the inverse DCT gives 1/2, 1/4 or 1/8
             # of its size, here never less than twice the target, so that the resize still filters.
             image.draft(None, (2 * size, 2 * size))
@@ -120,6 +117,31 @@ def prepare(data: bytes, size: int, fit: Fit, jpeg_quality: int, max_pixels: int
     # 1.5 by 10 at most; more costs only time.
     small = rgb.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR, reducing_gap=1.5)
     return Prepared(jpeg, size, size, width, height, np.asarray(small))
+
+
+def refuse_webp(data: bytes, max_pixels: int) -> None:
+    """PictureError for a WebP of too many pixels: Pillow takes memory for them as it opens one.
+
+    Source: WebP Container Specification (RFC 9649, section 2), where the size stands.
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return
+    if data[12:16] == b"VP8X":
+        sides = (int.from_bytes(data[place : place + 3], "little") + 1 for place in (24, 27))
+    elif data[12:16] == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        sides = ((bits >> shift & 0x3FFF) + 1 for shift in (0, 14))
+    else:
+        sides = (int.from_bytes(data[place : place + 2], "little") & 0x3FFF for place in (26, 28))
+    _refuse(*sides, max_pixels)
+
+
+def _refuse(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise PictureError(
+            "picture too large",
+            f"{width} x {height} pixels, allowed are {max_pixels} in all (max_pixels)",
+        )
 
 
 def _orientation(image: Image.Image) -> int:

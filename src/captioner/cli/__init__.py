@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from captioner import CaptionerError, __version__
 from captioner.cli import (
+    app,
+    bundle,
     caption,
     check_data,
     compare,
@@ -27,12 +29,14 @@ from captioner.cli.terminal import complain
 
 COMMANDS = (
     caption,
+    app,
     similar,
     search,
     sentences,
     words,
     index,
     export,
+    bundle,
     score,
     compare,
     check_data,
@@ -43,6 +47,7 @@ examples:
   captioner caption dog.jpg                     write a caption for a picture
   captioner caption dog.jpg -n 5                five different ones, with their log-probabilities
   captioner caption holidays/ --json            for a folder and all below it, as JSON
+  captioner app                                 the same and more as a page in the browser
   captioner similar dog.jpg                     pictures like this one, and why
   captioner search "a red circle"               pictures for a sentence
   captioner sentences dog.jpg                   people's sentences for a picture
@@ -50,6 +55,7 @@ examples:
   captioner index add holidays/ --index mine    a collection of your own to search in
   captioner export --format word2vec --what words --output words.txt
                                                 vectors for gensim, pandas, TensorBoard
+  captioner bundle export --savedmodel served/1 the model for TensorFlow Serving
   captioner score --references refs.json --hypotheses captions.json
                                                 BLEU, ROUGE-L and CIDEr-D of anybody's captions
   captioner compare HEAD~1 HEAD                 is a commit's model better, how surely, and where

@@ -6,7 +6,7 @@ happens inside functions, and nowhere else but in `pyfunc.py`, the wrapper that 
 """
 
 from captioner.tracking.live import TrainingRun, flatten
-from captioner.tracking.record import Tracked, fetch_predictions, fingerprint, track
+from captioner.tracking.record import Tracked, fetch_predictions, fingerprint, run_of_bundle, track
 from captioner.tracking.store import connect
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "fetch_predictions",
     "fingerprint",
     "flatten",
+    "run_of_bundle",
     "track",
 ]

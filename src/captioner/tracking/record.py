@@ -7,10 +7,12 @@ looks complete.
 
 import csv
 import hashlib
+import io
 import json
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,11 +35,14 @@ from captioner.tracking.store import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.models import ModelSignature
 
 MODEL = "captioner"  # a run's model is runs:/RUN_ID/captioner
 COMPLETE = "captioner.fingerprint"  # tag of a complete run
+BUNDLE = "captioner.bundle"  # tag with the digest of the run's bundle
 PREDICTIONS = "predictions.parquet"  # artifact with a caption for each test picture
 
 
@@ -145,7 +150,9 @@ def _complete(client: "MlflowClient", run_id: str, root: Path, params: Mapping[s
         client.log_artifact(run_id, str(root / name))
     _log_captions(client, run_id, root / "data" / "predictions.parquet")
     _log_datasets(client, run_id, str(params["dataset"]), stages)
-    _log_model(run_id, root / "models" / "bundle")
+    client.set_tag(run_id, BUNDLE, digest(root / "models" / "bundle"))
+    model_id = _log_model(run_id, root / "models" / "bundle")
+    _register(client, run_id, model_id)
     client.set_terminated(run_id, "FINISHED")
 
 
@@ -224,16 +231,46 @@ def _log_datasets(
     client.log_inputs(run_id, inputs)
 
 
-def _log_model(run_id: str, bundle: Path) -> None:
-    """Log the bundle as a pyfunc model whose code is this package: no pickle."""
+def run_of_bundle(bundle: Path) -> "Run | None":
+    """The newest complete run that made a bundle; None where there is no store, or no such run.
+
+    Raises:
+        CaptionerError: no answer from the store.
+    """
+    if not is_there():
+        return None
+    experiment_id = connect()
+    from mlflow import MlflowClient
+
+    wanted = f"tags.`{BUNDLE}` = '{digest(bundle)}'"
+    runs = MlflowClient().search_runs([experiment_id], wanted)
+    return next((run for run in runs if COMPLETE in run.data.tags), None)
+
+
+def _register(client: "MlflowClient", run_id: str, model_id: str) -> None:
+    """The run's model as a new version of the registered model `captioner`."""
+    from mlflow import MlflowException
+
+    with suppress(MlflowException):  # it is there already
+        client.create_registered_model(MODEL)
+    client.create_model_version(MODEL, f"models:/{model_id}", run_id, model_id=model_id)
+
+
+def _log_model(run_id: str, bundle: Path) -> str:
+    """Log the bundle as a pyfunc model whose code is this package, without pickle; its id."""
     import mlflow.pyfunc
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.models import Model
+
+    class Unserved(Model):
+        """Not served once as it is logged, which would load TensorFlow each time: a test does."""
+
+        def get_serving_input(self, path: str) -> None:
+            return None
 
     package = Path(__file__).resolve().parent.parent
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example")
-        Model.log(
+        logged = Unserved.log(
             artifact_path=None,
             name=MODEL,
             flavor=mlflow.pyfunc,
@@ -241,11 +278,42 @@ def _log_model(run_id: str, bundle: Path) -> None:
             python_model=str(package / "pyfunc.py"),
             artifacts={"bundle": str(bundle)},
             code_paths=[str(package)],
-            signature=ModelSignature(
-                inputs=Schema([ColSpec("binary", "image")]), outputs=Schema([ColSpec("string")])
-            ),
+            signature=_signature(),
+            input_example=(_example(), {"number": 3}),
             # Named here, else MLflow loads the model in a new process to see what it imports.
             pip_requirements=[
                 f"{name}=={metadata.version(name)}" for name in ("mlflow", *PACKAGES)
             ],
         )
+    return logged.model_id
+
+
+def _signature() -> "ModelSignature":
+    """What `pyfunc.py` takes and gives."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, DataType, Object, Property
+
+    alternative = [Property("caption", DataType.string), Property("log_probability", "double")]
+    outputs = [
+        ColSpec(DataType.string, "caption"),
+        ColSpec(DataType.double, "log_probability"),
+        ColSpec(Array(Object(alternative)), "alternatives"),
+        ColSpec(Array(DataType.double), "embedding"),
+    ]
+    return ModelSignature(
+        inputs=Schema([ColSpec(DataType.binary, "image")]),
+        outputs=Schema(outputs),
+        params=ParamSchema([ParamSpec("number", DataType.long, 1)]),
+    )
+
+
+def _example() -> "pd.DataFrame":
+    """A picture of a red circle, as a request holds it."""
+    import pandas as pd
+    from PIL import Image, ImageDraw
+
+    picture, stream = Image.new("RGB", (96, 96), "white"), io.BytesIO()
+    ImageDraw.Draw(picture).ellipse((20, 24, 68, 72), "red")
+    picture.save(stream, "PNG")
+    return pd.DataFrame({"image": [stream.getvalue()]})

@@ -180,7 +180,9 @@ def find(client: "MlflowClient", experiment_id: str, tag: str, state: str) -> "R
 
 
 def delete(client: "MlflowClient", run: "Run") -> None:
-    """Delete a run and the model logged in it."""
+    """Delete a run and the model logged in it, and where that was registered."""
+    for version in client.search_model_versions(f"run_id = '{run.info.run_id}'"):
+        client.delete_model_version(version.name, version.version)
     for model in run.outputs.model_outputs if run.outputs else ():
         client.delete_logged_model(model.model_id)
     client.delete_run(run.info.run_id)
