@@ -420,44 +420,57 @@ def test_every_answer_keeps_strangers_out(server):
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_users_and_passwords(server, tmp_path):
-    """In the server's folder, with no collection: that has a sentence of its own."""
-    options = ("--bundle", "bundle", "--index", "none", "--auth", "anna:APP_PASSWORD")
-    environment = {"APP_PASSWORD": "schön:1"}
-    (tmp_path / "bundle").symlink_to(server.folder / "bundle")
-    locked = Server(tmp_path, *options, **environment)
+def test_users_passwords_and_no_bundle(tmp_path):
+    """Without a bundle the page says what to run, to those who may see it."""
+    locked = Server(tmp_path, "--auth", "anna:APP_PASSWORD", APP_PASSWORD="schön:1")
+
+    def knock(path: str, login: str = "anna:schön:1") -> tuple[int, bytes]:
+        secret = base64.b64encode(login.encode()).decode()
+        status, _, body = locked.ask("GET", path, Authorization=f"Basic {secret}")
+        return status, body
+
     try:
         status, headers, body = locked.ask("GET", "/")
         assert (status, body) == (401, b"User and password, please.")
         assert headers["www-authenticate"].startswith("Basic ")
-        for path in ("/health", "/config", "/pictures/1.jpg", "/gradio_api/info"):
+        for path in ("/health", "/config", "/pictures/1.jpg", "/static/js/iframeResizer.js"):
             assert locked.ask("GET", path)[0] == 401
-        for login, expected in (("anna:schön:1", 200), ("anna:", 401), ("bert:schön:1", 401)):
-            secret = base64.b64encode(login.encode()).decode()
-            assert locked.ask("GET", "/", Authorization=f"Basic {secret}")[0] == expected
+        assert locked.ask("POST", "/api/caption", scene(1))[0] == 401
+        for login in ("anna:", "bert:schön:1", "anna", "anna:schön:1 "):
+            assert knock("/", login)[0] == 401
         assert locked.ask("GET", "/", Authorization="Basic \u00e4")[0] == 401
-        secret = base64.b64encode("anna:schön:1".encode()).decode()
-        _, _, page = locked.ask("GET", "/", Authorization=f"Basic {secret}")
-        assert b"There is no collection to search in." in page
-        status, _, body = locked.ask(
-            "GET", "/api/search?sentence=a", Authorization=f"Basic {secret}"
-        )
-        assert status == 409 and b"dvc repro" in body
+        status, page = knock("/")
+        assert status == 200 and b"make one with `dvc repro`" in page
+        assert "no bundle in models/bundle: make one with `dvc repro`" in locked.said()
+        status, body = knock("/health")
+        assert status == 503 and "dvc repro" in json.loads(body)["error"]
     finally:
         assert locked.stop() == 0
 
 
-def test_without_a_bundle_the_page_says_what_to_run(tmp_path):
-    empty = Server(tmp_path)
-    try:
-        assert "no bundle in models/bundle: make one with `dvc repro`" in empty.said()
-        status, _, page = empty.ask("GET", "/")
-        assert status == 200 and b"make one with `dvc repro`" in page
-        status, _, body = empty.ask("POST", "/api/caption", scene(1))
-        assert status == 503 and "dvc repro" in json.loads(body)["error"]
-        assert empty.upload(b"no picture")[0] == 415
-    finally:
-        assert empty.stop() == 0
+def test_without_a_collection_the_page_says_what_to_run(server):
+    """The model captions all the same; in this process, for the pages alone."""
+    from starlette.testclient import TestClient
+
+    from captioner import bundle
+    from captioner.app import server as app
+    from captioner.app.engine import Engine
+
+    engine = Engine(bundle.load(server.folder / "bundle", batch_size=4))
+    uploads = server.folder / "others"
+    uploads.mkdir()
+    built = app.build(engine, None, "", lambda: "", uploads)
+    client = TestClient(built, base_url="http://127.0.0.1")
+    page = client.get("/").text
+    assert "There is no collection to search in." in page and "captioner index add FOLDER" in page
+    answer = client.post("/api/caption", content=scene(1))
+    assert answer.status_code == 200 and answer.json()["caption"]
+    answer = client.get("/api/search", params={"sentence": "a"})
+    assert answer.status_code == 409 and "dvc repro" in answer.json()["error"]
+    assert (
+        client.get("/pictures/0.jpg").status_code == client.get("/api/map.jpg").status_code == 404
+    )
+    engine.close()
 
 
 @pytest.mark.parametrize(
@@ -478,11 +491,11 @@ def test_wrong_options_are_said_before_anything_starts(server, options, said, ca
     assert code == 2 and said in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken(server, capsys, monkeypatch):
+def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(server, capsys, monkeypatch):
     monkeypatch.chdir(server.folder)
-    command = [sys.executable, "-m", "captioner.cli", "app", "--port", str(server.port)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=server.folder)
-    assert done.returncode == 2
-    assert (
-        f"cannot listen on 127.0.0.1, port {server.port}; name another with --port" in done.stderr
-    )
+    monkeypatch.setattr("captioner.cli.app._parts", lambda _: pytest.fail("it was loaded"))
+    assert main(["app", "--port", str(server.port)]) == 2
+    said = capsys.readouterr().err
+    assert f"cannot listen on 127.0.0.1, port {server.port} (Address already in use)" in said
+    assert main(["app", "--host", "no.such.host.invalid"]) == 2
+    assert "cannot listen on no.such.host.invalid, port 7860" in capsys.readouterr().err

@@ -11,6 +11,9 @@ import pytest
 from captioner.text import END, PAD, START
 from tests.conftest import ROOT, needs_meteor
 
+# Also without it where it is installed.
+TORCH = ["absent", "present"] if importlib.util.find_spec("torch") else ["absent"]
+
 
 @needs_meteor
 def test_metrics_beside_the_coco_reference(tmp_path):
@@ -29,7 +32,7 @@ def test_metrics_beside_the_coco_reference(tmp_path):
     assert "40 pictures x 5 references" in done.stdout and "times as fast" in done.stdout
 
 
-@pytest.mark.parametrize("torch", ["as installed", "absent"])
+@pytest.mark.parametrize("torch", TORCH)
 def test_training_beside_its_peers(tmp_path, torch):
     """It compares the losses itself: exit code 1 where they differ, at first or after a step."""
     captions = np.random.default_rng(0).integers(4, 30, (24, 9), np.uint16)
@@ -69,7 +72,7 @@ def test_training_beside_its_peers(tmp_path, torch):
         assert line.endswith(" times") == (start in peers)
 
 
-@pytest.mark.parametrize("torch", ["as installed", "absent"])
+@pytest.mark.parametrize("torch", TORCH)
 def test_decoding_beside_its_peers(tmp_path, torch):
     """It compares the captions itself: exit code 1 where PyTorch finds others."""
     path = [str(ROOT / "src")]
@@ -100,3 +103,27 @@ def test_decoding_beside_its_peers(tmp_path, torch):
     for line, start in zip(lines, expected, strict=True):
         assert line.startswith(start)
         assert line.endswith(" times") == (start in peers)
+
+
+def test_serving_under_load(tmp_path):
+    """Nobody hears anything but a caption or when to come back."""
+    from tests.test_bundle import write
+
+    pytest.importorskip("gradio", reason="the web app needs the extra `app`")
+    bundle = write(tmp_path / "bundle")
+    sizes = "--requests 40 --clients 8 --flood 300 --side 32"
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "serving.py", "--bundle", bundle, *sizes.split()],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines if "captions/s" in line] == [
+        "each alone",
+        "one client",
+        "8 clients, in batches",
+        "one client",
+    ]
+    assert all(line.endswith("}") and "{200: " in line for line in lines if "captions/s" in line)

@@ -389,6 +389,29 @@ def test_half_a_file_is_refused(kind):
         prepare(data[: len(data) // 2], 8, "squash", 90, MAX)
 
 
+def webp(width: int, height: int, kind: str) -> bytes:
+    """A sound WebP of 16 x 16 pixels whose header says another size."""
+    extended = {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"} if kind == "VP8X" else {}
+    data = bytearray(encode(picture(1, 16, 16), "WEBP", lossless=kind == "VP8L", **extended))
+    assert data[12:16] == kind.ljust(4).encode()
+    if kind == "VP8X":
+        data[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    elif kind == "VP8L":
+        data[21:25] = (width - 1 | height - 1 << 14).to_bytes(4, "little")
+    else:
+        data[26:30] = width.to_bytes(2, "little") + height.to_bytes(2, "little")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["VP8", "VP8L", "VP8X"])
+def test_webp_is_refused_before_memory_is_taken_for_it(kind, monkeypatch):
+    """Pillow takes it as it opens one: 3 GB for a few hundred bytes."""
+    assert close(pixels(webp(16, 16, kind)), pixels(encode(picture(1, 16, 16))), 40)
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(PictureError, match="picture too large: 16000 x 15000 pixels, allowed are"):
+        prepare(webp(16000, 15000, kind), 8, "squash", 90, MAX)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow also warns of damage
 @settings(max_examples=300, deadline=None)
 @given(st.data())

@@ -31,12 +31,10 @@ INSIDE, HELD = QUEUE, 400_000_000  # requests with a body, and bytes of them, at
 
 GET = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|health)|/(static|assets)/.+"
-    r"|/gradio_api/(queue/data|heartbeat/[\w-]+|upload_progress|startup-events|app_id|info)/?"
+    r"|/gradio_api/(queue/data|heartbeat/[\w-]+|upload_progress|startup-events)"
     r"|/gradio_api/file=.+|/pictures/\d+\.jpg|/api/(map\.json|map\.jpg|search)"
 )
-POST = re.compile(
-    r"/api/(caption|similar)|/gradio_api/(queue/join|upload|cancel|reset|component_server)/?"
-)
+POST = re.compile(r"/api/(caption|similar)|/gradio_api/(queue/join|upload|cancel|reset)")
 HEADERS = {
     # What a caption or a file name could smuggle in has nowhere to go. Gradio's templates are
     # compiled in the browser, hence unsafe-eval.

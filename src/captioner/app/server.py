@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -133,22 +134,34 @@ def build(
     return Guard(app, uploads, read, host in LOCAL, login)
 
 
-def run(app: Guard, host: str, port: int) -> None:
-    """Serve until Ctrl-C.
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on an address, had before a model is loaded for it.
 
     Raises:
         CaptionerError: the address cannot be had.
     """
-    config = uvicorn.Config(app, host, port, log_level="warning", server_header=False, ws="none")
-    server = uvicorn.Server(config)
     try:
-        server.run()
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise CaptionerError(
+            f"cannot listen on {host}, port {port} ({error.strerror}); name others with --host and "
+            "--port"
+        ) from None
+    return listening
+
+
+def run(app: Guard, listening: socket.socket) -> None:
+    """Serve until Ctrl-C."""
+    config = uvicorn.Config(app, log_level="warning", server_header=False, ws="none")
+    try:
+        uvicorn.Server(config).run([listening])
     except KeyboardInterrupt:
         return  # how it is meant to end
-    except SystemExit:  # uvicorn has said why
-        raise CaptionerError(
-            f"cannot listen on {host}, port {port}; name another with --port"
-        ) from None
 
 
 def _engine(engine: Engine | None, missing: str) -> Engine:

@@ -25,7 +25,8 @@ The same answers without a page:
 
 Everything stays on this machine: no page, font or script comes from elsewhere. Pictures that are
 sent are kept for an hour at most, in a folder that is removed at the end. Where too many ask at
-once, some hear 503 and when to come back.
+once, some hear 503 and when to come back. A password travels as it is: beyond your own network put
+the app behind a server that speaks HTTPS.
 
 exit codes: 0 stopped with Ctrl-C; 2 not started: a wrong argument, a damaged bundle or collection,
 an address that is taken (named on stderr)
@@ -95,9 +96,12 @@ def run(options: argparse.Namespace) -> int:
         from captioner.app.feedback import Feedback
 
         feedback = Feedback(options.feedback) if options.feedback else None
+        listening = server.listen(options.host, options.port)
         engine, pictures, missing, about = _parts(options)
         if missing:
             complain(missing)
+        if login is None and options.host not in server.LOCAL:
+            complain("whoever reaches this machine can use the app; --auth asks for a password")
         app = server.build(
             engine,
             pictures,
@@ -110,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
         )
         shown = f"[{options.host}]" if ":" in options.host else options.host
         print(f"captioner: http://{shown}:{options.port} (Ctrl-C ends it)", flush=True)
-        server.run(app, options.host, options.port)
+        server.run(app, listening)
         if engine:
             engine.close()
     return 0
