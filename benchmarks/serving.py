@@ -1,7 +1,7 @@
 """The app under load: requests at once against one by one, tails, memory, and what is too much.
 
 Two servers with the same bundle answer POST /api/caption on 127.0.0.1: one that puts requests which
-come at about the same time through the model together, up to 16, and one that takes each alone,
+come at about the same time through the model together, up to 32, and one that takes each alone,
 which is what a web framework does with a model by itself. Drawn scenes are sent by a process of its
 own, which takes a part of the same cores.
 
@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--flood", type=int, default=400, help="at once, too many (default: 400)")
     parser.add_argument("--side", type=int, default=96, help="of the pictures (default: 96)")
     parser.add_argument("--serve", type=int, metavar="PORT", help=argparse.SUPPRESS)
-    parser.add_argument("--batch", type=int, default=16, help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=32, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not (options.bundle / "bundle.json").is_file():
         print(
@@ -57,12 +57,13 @@ def main() -> int:
         serve(options.bundle, options.serve, options.batch)
         return 0
     rng, clients = np.random.default_rng(1), options.clients
-    pictures = [scene(rng, options.side) for _ in range(clients)]
+    # More than the server remembers.
+    pictures = [scene(rng, options.side) for _ in range(max(4 * clients, 256))]
 
     with server(options, batch=1) as (port, _, _):
         alone = load(port, pictures, 4 * clients, clients, "one by one")
     report("each alone", alone)
-    with server(options, batch=16) as (port, process, first):
+    with server(options, batch=32) as (port, process, first):
         single = load(port, pictures, 60, 1, "one client")
         usual = statistics.median(single.seconds)
         print(f"first answer after the start {1000 * first:.0f} ms, usual {1000 * usual:.0f} ms")

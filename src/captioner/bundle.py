@@ -148,8 +148,8 @@ class Captioner:
         self.fingerprint, self._joint = fingerprint, JointEncoder(joint)
         self.dimensions = {"meaning": joint.config.dimensions, "looks": joint.config.channels}
         self._longest = decoding.max_length
-        # Compiled for each size of a batch when first used: one picture need not pay for sixteen.
-        sizes = sorted({min(size, batch_size) for size in (1, 4, batch_size)})
+        # Compiled for each size of a batch when first used: one picture need not pay for many.
+        sizes = sorted({min(size, batch_size) for size in (1, 4, 16, batch_size)})
         self._grid_of = {size: grid_function(encoder, size) for size in sizes}
         self._shape = encoder.output_shape[1:3]
 

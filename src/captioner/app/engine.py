@@ -23,7 +23,7 @@ from captioner.uploads import check_upload
 
 DECODERS = 2  # pictures decoded at a time: a large one takes 250 MB on the way
 REMEMBERED = 64  # prepared pictures: most are asked about more than once
-BATCH = 16  # pictures a call of the model
+BATCH = 32  # pictures a call of the model
 ALTERNATIVES = 5  # different captions at most
 
 
@@ -52,12 +52,13 @@ class Seen:
 
     Attributes:
         pixels: (size, size, 3) uint8.
-        sha256, perceptual_hash: of the file; what copies of it have in common.
+        thumbnail: (32, 32, 3) uint8, see `raster.Prepared`.
+        sha256: of the file.
     """
 
     pixels: np.ndarray
+    thumbnail: np.ndarray
     sha256: str
-    perceptual_hash: str
 
 
 class Engine:
@@ -87,7 +88,7 @@ class Engine:
         """Compile what the first requests would wait for."""
         size = self.captioner.preparation.size
         blank = np.zeros((size, size, 3), np.uint8)
-        for number in (1, 2, self.captioner.batch_size):
+        for number in (1, 4, 16, self.captioner.batch_size):
             self._caption(Wish(), [blank] * number)
         self._caption(Wish(ALTERNATIVES), [blank])
         (caption, *_), _, _ = self.captioner.describe([blank])
@@ -107,8 +108,7 @@ class Engine:
         with self._decoding:
             check_upload(data)
             prepared = prepare(data, **vars(self.captioner.preparation))
-        (perceptual_hash,) = perceptual_hashes(prepared.thumbnail[None])
-        seen = Seen(decode(prepared.jpeg), sha256, perceptual_hash)
+            seen = Seen(decode(prepared.jpeg), prepared.thumbnail, sha256)
         with self._lock:
             self._remembered[sha256] = seen
             while len(self._remembered) > REMEMBERED:
@@ -131,13 +131,14 @@ class Engine:
 
     def query(self, seen: Seen) -> recommend.Query:
         """A picture from `read` as a query."""
+        (perceptual_hash,) = perceptual_hashes(seen.thumbnail[None])
         caption, meaning, looks = self._batches.submit(seen.pixels, ("describe", None)).result()
         return recommend.Query(
             meaning,
             looks,
             caption.text,
             sha256=seen.sha256,
-            perceptual_hash=seen.perceptual_hash,
+            perceptual_hash=perceptual_hash,
         )
 
     def similar(self, query: recommend.Query, top: int, blend: float) -> list[recommend.Result]:

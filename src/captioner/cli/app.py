@@ -140,7 +140,7 @@ def _parts(options: argparse.Namespace):
         missing += "another with --bundle. Then start the app again."
         return None, None, missing, lambda: ""
     print("captioner: loading the model ...", file=sys.stderr, flush=True)
-    speaker = finding.load_bundle(options.bundle, 16)
+    speaker = finding.load_bundle(options.bundle, 32)
     from functools import cache
 
     from captioner import approximate, collection
