@@ -27,7 +27,8 @@ LARGEST = dict.fromkeys(PICTURES, BYTES + 100000)  # bytes of a body, with what 
 OTHERS = 2_000_000  # bytes of any other body
 DRAINED = 2**30  # bytes read of what is too large, so that the sender hears why
 SECONDS = 60  # that a body may take to arrive
-# Requests with a body, and bytes of them, at a time: more than the queue, which knows when to come back.
+# Requests with a body, and bytes of them, at a time: more than the queue, which knows when to come
+# back.
 INSIDE, HELD = 2 * QUEUE, 400_000_000
 
 GET = re.compile(
