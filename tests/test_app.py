@@ -448,27 +448,22 @@ def test_users_passwords_and_no_bundle(tmp_path):
         assert locked.stop() == 0
 
 
-def test_without_a_collection_the_page_says_what_to_run(server):
-    """In this process, for the pages alone."""
-    from starlette.testclient import TestClient
-
-    from captioner import bundle
-    from captioner.app import server as app
-    from captioner.app.engine import Engine
-
-    engine = Engine(bundle.load(server.folder / "bundle", batch_size=4))
-    uploads = server.folder / "others"
-    uploads.mkdir()
-    built = app.build(engine, None, "", lambda: "", uploads)
-    client = TestClient(built, base_url="http://127.0.0.1")
-    page = client.get("/").text
-    assert "There is no collection to search in." in page and "captioner index add FOLDER" in page
-    answer = client.get("/api/search", params={"sentence": "a"})
-    assert answer.status_code == 409 and "dvc repro" in answer.json()["error"]
-    assert (
-        client.get("/pictures/0.jpg").status_code == client.get("/api/map.jpg").status_code == 404
-    )
-    engine.close()
+def test_without_a_collection_the_page_says_what_to_run(server, tmp_path):
+    """The model captions all the same."""
+    (tmp_path / "bundle").symlink_to(server.folder / "bundle")
+    alone = Server(tmp_path, "--bundle", "bundle", "--index", "none")
+    try:
+        _, _, page = alone.ask("GET", "/")
+        assert b"There is no collection to search in." in page
+        assert b"captioner index add FOLDER" in page
+        status, _, body = alone.ask("POST", "/api/caption", scene(1))
+        assert status == 200 and json.loads(body)["caption"]
+        status, _, body = alone.ask("GET", "/api/search?sentence=a")
+        assert status == 409 and "dvc repro" in json.loads(body)["error"]
+        assert alone.ask("GET", "/pictures/0.jpg")[0] == 404
+        assert alone.ask("GET", "/api/map.jpg")[0] == 404
+    finally:
+        assert alone.stop() == 0
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         CaptionerError: the address cannot be had.
     """
+    listening = None
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -148,6 +149,8 @@ def listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
     except OSError as error:
+        if listening is not None:
+            listening.close()
         raise CaptionerError(
             f"cannot listen on {host}, port {port} ({error.strerror}); name others with --host and "
             "--port"

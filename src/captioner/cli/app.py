@@ -86,8 +86,6 @@ def run(options: argparse.Namespace) -> int:
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="captioner-app-") as uploads:
-        # Before Gradio is imported in earnest: it reads these then.
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads}
         from captioner.allocator import keep_large_blocks
 
         keep_large_blocks()
