@@ -310,7 +310,7 @@ def test_pictures_with_strange_metadata_are_captioned(server):
 
 @pytest.mark.parametrize(
     "name",
-    ["../../../../tmp/evil.png", "..\\..\\evil.png", "/etc/evil.png", "a';--.png", "\u202e.png"],
+    ["../../../../evil.png", "..\\..\\evil.png", "/etc/evil.png", "a';--.png", "\u202e.png"],
 )
 def test_names_of_files_lead_nowhere(server, name):
     status, _, body = server.upload(scene(2), name)
