@@ -15,7 +15,7 @@ from captioner.examples import read_features
 from captioner.files import write_json
 from captioner.held_out import read_held_out
 from captioner.images import write_table
-from captioner.joint_embedding import JointEncoder, load_joint
+from captioner.joint_embedding import JointEncoder, JointModel, load_joint
 from captioner.metrics import java
 from captioner.metrics.retrieval import retrieval_metrics
 from captioner.model import load_captioners
@@ -23,6 +23,7 @@ from captioner.report import write_report
 from captioner.text import Vocabulary
 
 REPORTS = Path("reports/evaluate")
+SEARCH = {"beam_width", "max_length", "length_penalty", "no_repeat", "word_evidence"}
 
 
 def main() -> None:
@@ -34,8 +35,9 @@ def main() -> None:
     features = read_features("data/features", params.train.attention)
     test = read_held_out("data/captions.parquet", "data/images", "data/features/pooled.npy")
 
-    search = (settings.beam_width, settings.max_length, settings.length_penalty)
-    decode = Decoder(models, *search, settings.batch_size, settings.no_repeat)
+    joint = load_joint("models/joint")
+    search = settings.model_dump(include=SEARCH)
+    decode = Decoder(models, **search, batch_size=settings.batch_size, seen=joint.evidence)
     words, log_probabilities = decode(features[test.rows[0] : test.rows[-1] + 1], progress=True)
     captions = [vocabulary.decode(row) for row in words]
 
@@ -69,16 +71,16 @@ def main() -> None:
     grid = params.train.attention == "grid"
     shown = (settings.gallery, params.seed, look if grid else None)
     write_report(REPORTS, params.dataset, evaluation, table, "data/images", test.rows, *shown)
-    metrics = evaluation.metrics | retrieval(test.rows, params.seed, settings.samples)
+    metrics = evaluation.metrics | retrieval(joint, test.rows, params.seed, settings.samples)
     write_json(REPORTS / "metrics.json", metrics)
     if not settings.java_measures:
         how = java.missing(["meteor"]) or "evaluate.java_metrics: meteor switches it on"
         print(f"METEOR is not among the scores: {how}")
 
 
-def retrieval(rows: np.ndarray, seed: int, samples: int) -> dict[str, float]:
+def retrieval(joint: JointModel, rows: np.ndarray, seed: int, samples: int) -> dict[str, float]:
     """How well the test pictures and people's captions of them find each other."""
-    encode = JointEncoder(load_joint("models/joint"))
+    encode = JointEncoder(joint)
     features = read_features("data/features", "grid")[rows[0] : rows[-1] + 1]
     tokens, pictures = (np.load(f"data/tokens/{name}.npy") for name in ("captions", "pictures"))
     here = np.isin(pictures, rows)

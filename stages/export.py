@@ -61,7 +61,8 @@ def main() -> None:
     meaning = embeddings.meaning_vectors(of_pictures, of_captions, owners)
     in_glove = np.load("data/tokens/in_glove.npy")
     words = embeddings.unit_vectors(joint.words.embeddings.numpy())
-    speak = Decoder(models, **vars(decoding), batch_size=params.evaluate.batch_size)
+    batch_size = params.evaluate.batch_size
+    speak = Decoder(models, **vars(decoding), batch_size=batch_size, seen=joint.evidence)
     said, _ = speak(read_features("data/features", params.train.attention), progress=True)
     index.insert(2, "caption", [vocabulary.decode(row) for row in said])
 

@@ -51,6 +51,8 @@ def step(memory, history, words):
 def search(table, beam_width: int, length_penalty: float, max_length: int = LONGEST, **options):
     history = tf.zeros((len(table), 1), tf.int32)
     settings = (beam_width, max_length, length_penalty)
+    if "evidence" in options:
+        options["evidence"] = tf.constant(options["evidence"])
     found = beam_search(step, tf.constant(table), history, *settings, **options)
     return [part.numpy() for part in found]
 
@@ -70,8 +72,21 @@ def repeats(words, size: int) -> bool:
     return size > 0 and len(grams) > 1 and grams[-1] in grams[:-1]
 
 
-def plain_search(table, beam, penalty, longest, no_repeat=0, groups=1, diversity=0.0):
+def random_evidence(seed: int, pictures: int) -> np.ndarray:
+    """(pictures, VOCABULARY), a third of it 0, and 0 for special words."""
+    rng = np.random.default_rng(seed + 1)
+    evidence = rng.uniform(0, 4, (pictures, VOCABULARY)) * (
+        rng.random((pictures, VOCABULARY)) < 2 / 3
+    )
+    evidence[:, : UNK + 1] = 0
+    return evidence.astype(np.float32)
+
+
+def plain_search(
+    table, beam, penalty, longest, no_repeat=0, groups=1, diversity=0.0, evidence=None
+):
     """Beam search of one picture with lists: for each group (score, words), best first."""
+    evidence = np.zeros(VOCABULARY) if evidence is None else evidence
     alive, done = [[(0.0, ())] for _ in range(groups)], [[] for _ in range(groups)]
     for position in range(longest + 1):
         said = Counter()
@@ -84,6 +99,7 @@ def plain_search(table, beam, penalty, longest, no_repeat=0, groups=1, diversity
                     if word != END and repeats((*words, word), no_repeat):
                         continue
                     sum_ = total + float(table[history_of(words), word])
+                    sum_ += 0.0 if word in words else float(evidence[word])
                     grown.append((sum_ - diversity * said[word], sum_, words, word))
             kept = sorted(grown, reverse=True)[: beam - len(done[group])]
             said.update(word for *_, word in kept)
@@ -201,6 +217,43 @@ def test_the_same_search_of_several_groups_with_lists(seed, beam, groups, divers
                 assert total == pytest.approx(real, rel=1e-4, abs=1e-4)
 
 
+@settings(deadline=None, max_examples=15)
+@given(seeds, st.integers(1, 6), penalties, st.integers(0, 4), st.integers(1, 3))
+def test_the_same_search_with_evidence(seed, beam, penalty, no_repeat, groups):
+    """It chooses, once for each word; what is reported of a caption is its probability."""
+    table, evidence = random_table(seed, 3, longest=5), random_evidence(seed, 3)
+    options = {"no_repeat": no_repeat, "groups": groups, "diversity": 0.5}
+    expected = [
+        plain_search(one, beam, penalty, 5, **options, evidence=own)
+        for one, own in zip(table, evidence, strict=True)
+    ]
+    found = search(table, beam, penalty, 5, **options, evidence=evidence)
+    assert_equal(found, expected)
+    for picture, groups_of in enumerate(expected):
+        for group, captions in enumerate(groups_of):
+            totals = [log_probability(table[picture], caption) for _, caption in captions]
+            np.testing.assert_allclose(
+                found[1][picture, group, : len(captions)], totals, rtol=1e-4, atol=1e-4
+            )
+
+
+def test_evidence_by_hand():
+    """Two words that are equally likely: the one that the picture shows, and only once."""
+    table = np.full((VOCABULARY**4, VOCABULARY), 1e-6)
+    for length in range(3):
+        for words in product((4, 5), repeat=length):
+            table[history_of(words), [4, 5]] = 0.6, 0.4
+    table[history_of((4, 4)), END] = table[history_of((5, 4)), END] = 1.0
+    table = np.log(table).astype(np.float32)[None]
+    evidence = np.zeros((1, VOCABULARY), np.float32)
+    assert caption_of(one_group(table, 1, 0.0)[0][0, 0]) == (4, 4)
+    evidence[0, 5] = 0.5  # log 0.6 / 0.4 is 0.405
+    words, totals, scores = one_group(table, 1, 0.0, evidence=evidence)
+    assert caption_of(words[0, 0]) == (5, 4)
+    assert totals[0, 0] == pytest.approx(np.log(0.4 * 0.6), abs=1e-4)
+    assert scores[0, 0] == pytest.approx(np.log(0.4 * 0.6) + 0.5, abs=1e-4)
+
+
 def test_groups_avoid_each_others_words():
     table = random_table(3, 50)
     words, *_ = search(table, 1, 0.0, groups=3, diversity=100.0)
@@ -212,13 +265,16 @@ def test_groups_avoid_each_others_words():
 
 
 @settings(deadline=None, max_examples=25)
-@given(seeds, st.integers(1, 6), penalties, st.integers(0, 2), st.data())
-def test_ending_early_loses_nothing(seed, beam, penalty, no_repeat, data):
+@given(seeds, st.integers(1, 6), penalties, st.integers(0, 2), st.booleans(), st.data())
+def test_ending_early_loses_nothing(seed, beam, penalty, no_repeat, evident, data):
     """The wanted captions are what the search to the end finds."""
     wanted = data.draw(st.integers(1, beam))
     table = random_table(seed, 4, longest=4)
-    early = one_group(table, beam, penalty, 4, no_repeat=no_repeat, wanted=wanted)
-    whole = one_group(table, beam, penalty, 4, no_repeat=no_repeat)
+    options = {"no_repeat": no_repeat}
+    if evident:
+        options["evidence"] = random_evidence(seed, 4)
+    early = one_group(table, beam, penalty, 4, wanted=wanted, **options)
+    whole = one_group(table, beam, penalty, 4, **options)
     for ours, theirs in zip(early, whole, strict=True):
         np.testing.assert_array_equal(ours[:, :wanted], theirs[:, :wanted])
 

@@ -23,7 +23,9 @@ from captioner.text import SPECIALS, Vocabulary
 WORDS = ["a", "red", "blue", "circle", "star", "and", "two", "three"]
 VOCABULARY = Vocabulary((*SPECIALS, *WORDS), tuple(range(12)))
 PREPARATION = bundle.Preparation(size=32, fit="squash", jpeg_quality=92, max_pixels=10**6)
-DECODING = bundle.Decoding(beam_width=2, max_length=6, length_penalty=0.7, no_repeat=2)
+DECODING = bundle.Decoding(
+    beam_width=2, max_length=6, length_penalty=0.7, no_repeat=2, word_evidence=0.5
+)
 
 
 def picture(seed: int, size: tuple[int, int] = (50, 40), kind: str = "PNG") -> bytes:
@@ -39,8 +41,18 @@ def joint_model(encoder: keras.Model) -> JointModel:
     config = JointConfig(
         len(VOCABULARY), 4, 16, encoder.output_shape[-1], size=8, known=2, references=3
     )
-    vectors = np.random.default_rng(7).normal(size=(len(VOCABULARY), 4))
-    return JointModel(config, vectors, np.arange(2) + len(SPECIALS))
+    rng = np.random.default_rng(7)
+    vectors = rng.normal(size=(len(VOCABULARY), 4))
+    model = JointModel(config, vectors, np.arange(2) + len(SPECIALS))
+    # The random CNN's features are small.
+    model.seen_words.kernel.assign(rng.normal(size=model.seen_words.kernel.shape) * 8)
+    return model
+
+
+def decoder(models, encoder: keras.Model, batch_size: int) -> Decoder:
+    """As a bundle decodes."""
+    seen = joint_model(encoder).evidence
+    return Decoder(models, **vars(DECODING), batch_size=batch_size, seen=seen)
 
 
 def parts(attention: str, seed: int = 5) -> tuple[keras.Model, CaptionModel]:
@@ -187,7 +199,7 @@ def test_pooled_attention_takes_the_mean_of_the_grid(tmp_path):
     pixels = np.stack([pooled.prepare(data) for data in pictures]).astype(np.float32)
     grid = encoder(pixels).numpy().astype(np.float16)
     means = grid.reshape(4, 16, -1).astype(np.float32).mean(1, keepdims=True)
-    words, _ = Decoder(model, 2, 6, 0.7, 4, no_repeat=2)(means.astype(np.float16))
+    words, _ = decoder(model, encoder, 4)(means.astype(np.float16))
     assert [caption.text for caption in captions] == [VOCABULARY.decode(row) for row in words]
 
 
@@ -245,13 +257,22 @@ def test_several_captioners_speak_together(several):
     models = [parts("grid", seed)[1] for seed in (5, 6, 7)]
     pixels = np.stack([captioner.prepare(data) for data in pictures]).astype(np.float32)
     features = encoder(pixels).numpy().astype(np.float16).reshape(6, 16, -1)
-    words, totals = Decoder(models, 2, 6, 0.7, 6, no_repeat=2)(features)
+    words, totals = decoder(models, encoder, 6)(features)
     assert [caption.text for caption in found] == [VOCABULARY.decode(row) for row in words]
     probabilities = [caption.log_probability for caption in found]
     np.testing.assert_allclose(probabilities, totals, atol=1e-2)
     for model in models:
-        alone, _ = Decoder(model, 2, 6, 0.7, 6, no_repeat=2)(features)
+        alone, _ = decoder(model, encoder, 6)(features)
         assert (alone != words).any()
+
+
+def test_a_bundle_listens_to_evidence(saved, copy):
+    """What its joint embedding sees changes what it says."""
+    content = json.loads((copy / "bundle.json").read_text())
+    edit(copy / "bundle.json", decoding=content["decoding"] | {"word_evidence": 0.0})
+    pictures = [picture(seed) for seed in range(6)]
+    heard, deaf = (bundle.load(path, batch_size=6).caption(pictures) for path in (saved, copy))
+    assert [one.text for one in heard] != [one.text for one in deaf]
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])

@@ -121,6 +121,52 @@ def test_decoder_never_says_a_phrase_twice(model, features):
         assert totals[picture] == pytest.approx(expected[best], abs=1e-4)
 
 
+SEEN = np.random.default_rng(8).uniform(0, 3, (6, 8)).astype(np.float32) * ([0] * 4 + [1] * 4)
+
+
+def seen(features: tf.Tensor) -> tf.Tensor:
+    """Evidence (pictures, 8) from the mean of a picture's cells."""
+    return tf.nn.relu(tf.reduce_mean(tf.cast(features, tf.float32), 1) @ np.float32(SEEN))
+
+
+def gained(picture: np.ndarray, captions, weight: float) -> np.ndarray:
+    evidence = weight * seen(tf.constant(picture[None])).numpy()[0]
+    return np.array([evidence[list(set(caption))].sum() for caption in captions])
+
+
+def test_decoder_listens_to_evidence(model, features):
+    options = {"word_evidence": 0.6, "seen": seen}
+    decode = Decoder(model, len(EVERYTHING), 3, 0.7, batch_size=7, **options)
+    words, totals = decode(features)
+    alone, _ = Decoder(model, len(EVERYTHING), 3, 0.7, batch_size=7)(features)
+    assert (words != alone).any()
+    found = decode.diverse(features, 3)
+    for picture in range(7):
+        expected = teacher_forced(model, features[picture], EVERYTHING)
+        worth = expected + gained(features[picture], EVERYTHING, 0.6)
+        best = best_of(EVERYTHING, worth, 0.7)
+        assert caption_of(words[picture]) == EVERYTHING[best] == found[picture][0].words
+        assert totals[picture] == pytest.approx(expected[best], abs=1e-4)
+    without = Decoder(model, len(EVERYTHING), 3, 0.7, batch_size=7, seen=seen)
+    np.testing.assert_array_equal(without(features)[0], alone)
+
+
+def test_several_captions_come_in_the_order_of_the_search(model, features):
+    """With evidence, searched ones and drawn ones alike."""
+    decode = Decoder(model, 3, 5, 0.7, batch_size=3, word_evidence=0.6, seen=seen)
+    for found in (decode.diverse(features, 4), decode.sampled(features, 4, seed=1, top_p=1.0)):
+        moved = 0
+        for picture, captions in zip(features, found, strict=True):
+            words = [one.words for one in captions]
+            totals = teacher_forced(model, picture, words)
+            np.testing.assert_allclose([one.log_probability for one in captions], totals, atol=1e-4)
+            lengths = np.array([len(caption) + 1 for caption in words])
+            scores = (totals + gained(picture, words, 0.6)) / lengths**0.7
+            assert (np.diff(scores) <= 1e-4).all()
+            moved += (np.diff(totals / lengths**0.7) > 1e-4).any()
+        assert moved  # probability alone would order them otherwise
+
+
 def test_greedy_decoder_takes_the_likeliest_next_word(model, features):
     words, totals = Decoder(model, 1, 5, 0.7, batch_size=7)(features)
     assert len({caption_of(row) for row in words}) > 2

@@ -99,6 +99,18 @@ def test_a_picture_is_pooled_head_by_head(model):
     np.testing.assert_allclose(shuffled, found, atol=2e-6)  # wherever in the picture it is
 
 
+def test_evidence_of_words(model):
+    """log p(word | picture) / p(word) where the word is known and that is more than nothing."""
+    features = np.random.default_rng(5).normal(size=(3, 4, 6)).astype(np.float16)
+    found = model.evidence(features).numpy()
+    logits = dense(model.seen_words, features.astype(np.float32).mean(1))
+    likely = np.maximum(np.log(1 / (1 + np.exp(-logits)) / [0.5, 0.1, 0.02]), 0)
+    assert (likely == 0).any() and (likely > 0).any()
+    expected = np.zeros((3, 9))
+    expected[:, [4, 7, 8]] = likely
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_what_is_near_to_everything_counts_for_less(monkeypatch):
     """The dot product is half of the cosine less half the mean cosine with the nearest."""
     monkeypatch.setattr("captioner.joint_embedding.NEAREST", 2)

@@ -6,6 +6,11 @@ greedy decoding. Captions are ranked by log-probability / length ** length_penal
 logarithms alone favours the short (Wu et al. 2016, section 7, without the constant), and say no
 n-gram twice (Paulus et al. 2018, section 2.5). Several groups of hypotheses find different
 captions: "Diverse Beam Search" (Vijayakumar et al. 2016, section 4), with Hamming diversity.
+
+What else speaks for a word, whatever stands around it, is added to its log-probability the first
+time a caption says it: the evidence. So a search may find what two models agree in, one that knows
+sentences and one that knows words (a log-linear model, as in "From Captions to Visual Concepts and
+Back", Fang et al. 2015, section 4).
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +26,9 @@ class Beam(NamedTuple):
 
     Attributes:
         words: (pictures, hypotheses, max_length) int32, padded.
-        alive: (pictures, hypotheses) log-probabilities of those that go on, else `IMPOSSIBLE`.
+        alive: (pictures, hypotheses) log-probabilities and evidence of those that go on, else
+            `IMPOSSIBLE`; gained: the evidence in it.
+        most: (pictures, 1) evidence that a caption can have at most.
         state: nested (pictures, hypotheses, ...), the model's.
         done_words: (pictures, groups, beam, max_length), finished captions, best first.
         done, done_scores: (pictures, groups, beam) their log-probabilities and ranking scores.
@@ -29,6 +36,8 @@ class Beam(NamedTuple):
 
     words: tf.Tensor
     alive: tf.Tensor
+    gained: tf.Tensor
+    most: tf.Tensor
     state: Any
     done_words: tf.Tensor
     done: tf.Tensor
@@ -46,6 +55,7 @@ def beam_search(
     wanted: int | None = None,
     groups: int = 1,
     diversity: float = 0.0,
+    evidence: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Find likely captions; for use inside a `tf.function`.
 
@@ -63,10 +73,13 @@ def beam_search(
         groups: the first one searches freely; each of the others avoids the words that those
             before it choose at the same position.
         diversity: what a word's log-probability loses for each hypothesis that has chosen it.
+        evidence: (pictures, vocabulary), none negative, what speaks for each word beside its
+            log-probability; 0 for special words.
 
     Returns:
         words (pictures, groups, beam, max_length) int32, padded, best first; log-probabilities,
-        <end> included and nothing lost, and ranking scores, both (pictures, groups, beam). Places
+        <end> included, evidence left out and nothing lost, and ranking scores, which hold the
+        evidence of the words, each counted once; both (pictures, groups, beam). Places
         without a caption (possible where the beam is wider than the number of captions) score
         `IMPOSSIBLE`.
     """
@@ -94,10 +107,14 @@ def beam_search(
         return tf.reshape(x, (tf.shape(x)[0], groups, -1, *x.shape[2:]))
 
     def grow(t: tf.Tensor, memory: Any, beam: Beam) -> Beam:
+        memory, *evidence = memory
         last = last_words(t, beam.words)
         log_probabilities, state = step(memory, beam.state, last)
         if no_repeat:
             log_probabilities = _without_repeats(log_probabilities, beam.words, t, no_repeat)
+        if evidence:
+            new_evidence = _of_new_words(evidence[0], beam.words)
+            log_probabilities += new_evidence
         vocabulary = log_probabilities.shape[-1]
         log_probabilities += no_words(vocabulary, t, max_length)
         places = beam_width - tf.reduce_sum(tf.cast(beam.done > IMPOSSIBLE / 2, tf.int32), 2)
@@ -115,9 +132,12 @@ def beam_search(
         total, parent, word = (tf.concat(parts, 1) for parts in zip(*chosen, strict=True))
         words = tf.gather(beam.words, parent, batch_dims=1)
         state = tf.nest.map_structure(lambda x: tf.gather(x, parent, batch_dims=1), state)
+        gained = tf.gather(beam.gained, parent, batch_dims=1)
+        if evidence:
+            gained += tf.gather_nd(new_evidence, tf.stack([parent, word], -1), batch_dims=1)
 
         is_end = (word == END) & (total > IMPOSSIBLE / 2)
-        ended = by_group(tf.where(is_end, total, IMPOSSIBLE))
+        ended = by_group(tf.where(is_end, total - gained, IMPOSSIBLE))
         scores = by_group(tf.where(is_end, score(total, t + 1), IMPOSSIBLE))
         done_scores, best = tf.math.top_k(tf.concat([beam.done_scores, scores], 2), beam_width)
         done = tf.gather(tf.concat([beam.done, ended], 2), best, batch_dims=2)
@@ -126,29 +146,46 @@ def beam_search(
 
         words = tf.where(tf.range(max_length) == t, word[:, :, None], words)
         alive = tf.where(word == END, IMPOSSIBLE, total)
-        return Beam(words, alive, state, done_words, done, done_scores)
+        return Beam(words, alive, gained, beam.most, state, done_words, done, done_scores)
 
     def is_open(beam: Beam) -> tf.Tensor:
         """Whether something may still come among the wanted captions of a picture.
 
-        No hypothesis can do better than go on to the greatest length with words that are certain.
+        No hypothesis can do better than go on to the greatest length with words that are certain,
+        and all the evidence that there is.
         """
-        alive = tf.reduce_max(by_group(beam.alive), 2)
-        better = score(alive, max_length + 1) > beam.done_scores[:, :, (wanted or beam_width) - 1]
-        return tf.reduce_any((alive > IMPOSSIBLE / 2) & better, 1)
+        alive = tf.reduce_max(by_group(beam.alive - beam.gained), 2)
+        hope = alive + beam.most
+        better = score(hope, max_length + 1) > beam.done_scores[:, :, (wanted or beam_width) - 1]
+        return tf.reduce_any((alive > IMPOSSIBLE / 2) & (better | (hope > 0)), 1)
 
     pictures = tf.shape(tf.nest.flatten(state)[0])[0]
     nothing = tf.fill((pictures, groups, beam_width), IMPOSSIBLE)
+    most = tf.zeros((pictures, 1))
+    memory = (memory,)
+    if evidence is not None:
+        best = tf.math.top_k(evidence, min(max_length, evidence.shape[-1]), sorted=False).values
+        most, memory = tf.reduce_sum(best, 1, keepdims=True), (*memory, evidence)
     # All hypotheses of a group start equal, so that one of them takes the first step for all.
     start = Beam(
         words=tf.fill((pictures, groups, max_length), PAD),
         alive=tf.zeros((pictures, groups)),
+        gained=tf.zeros((pictures, groups)),
+        most=most,
         state=tf.nest.map_structure(lambda x: tf.repeat(x, groups, 1), state),
         done_words=tf.fill((pictures, groups, beam_width, max_length), PAD),
         done=nothing,
         done_scores=nothing,
     )
-    return until_ended(grow, is_open, lambda beam: beam[3:], memory, start)
+    return until_ended(grow, is_open, lambda beam: beam[-3:], memory, start)
+
+
+def _of_new_words(evidence: tf.Tensor, words: tf.Tensor) -> tf.Tensor:
+    """(pictures, hypotheses, vocabulary): the evidence, 0 for words that were said before."""
+    evidence = tf.repeat(evidence[:, None], tf.shape(words)[1], 1)
+    places = tf.where(words != PAD)
+    places = tf.concat([places[:, :2], tf.cast(tf.gather_nd(words, places), tf.int64)[:, None]], 1)
+    return tf.tensor_scatter_nd_update(evidence, places, tf.zeros(tf.shape(places)[:1]))
 
 
 def _without_repeats(

@@ -24,7 +24,7 @@ from captioner.model import CaptionModel, load_captioner, save_captioner
 from captioner.raster import Fit, decode, prepare
 from captioner.text import UNK, Vocabulary, encode_tokens
 
-FORMAT = 5  # raised when a bundle of the old kind can no longer be read
+FORMAT = 6  # raised when a bundle of the old kind can no longer be read
 
 # What a bundle may hold, as params.py allows it: bundles are passed on, and damaged on the way.
 CHOICES = {"fit": get_args(Fit), "attention": ("grid", "pooled")}
@@ -36,6 +36,7 @@ LIMITS = {
     "max_length": (1, 100),
     "length_penalty": (0, 5),
     "no_repeat": (0, 10),
+    "word_evidence": (0, 5),
     "captioners": (1, 16),
     "word_size": (1, 4096),
     "units": (1, 4096),
@@ -61,6 +62,7 @@ class Decoding:
     max_length: int
     length_penalty: float
     no_repeat: int
+    word_evidence: float
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Captioner:
         fingerprint: see `save`; vectors of another fingerprint must not be compared.
         dimensions: lengths of the vectors of `meaning` and `looks`, see `describe`.
         vocabulary, preparation, decoding, batch_size: as loaded.
-        parts: the CNN and the captioning models.
+        parts: the models that `search` asks, first the CNN.
         has_attention: whether the models look at places of a picture, see `looked_at`.
     """
 
@@ -143,7 +145,7 @@ class Captioner:
         fingerprint: str,
     ):
         self.vocabulary, self.preparation, self.batch_size = vocabulary, preparation, batch_size
-        self.parts = (encoder, *models)
+        self.parts = (encoder, *models, *([joint] if decoding.word_evidence else []))
         self.decoding, self.has_attention = decoding, attention == "grid"
         self.fingerprint, self._joint = fingerprint, JointEncoder(joint)
         self.dimensions = {"meaning": joint.config.dimensions, "looks": joint.config.channels}
@@ -158,7 +160,9 @@ class Captioner:
             return tf.add_n([model.looked_at(features, words) for model in models]) / len(models)
 
         self._looked_at = looked_at
-        self._decode = Decoder(models, **asdict(decoding), batch_size=batch_size)
+        self._decode = Decoder(
+            models, **asdict(decoding), batch_size=batch_size, seen=joint.evidence
+        )
 
     def caption(self, pictures: Sequence[bytes]) -> list[Caption]:
         """Caption any number of pictures, `batch_size` at a time.
@@ -370,6 +374,6 @@ def _check(settings: dict[str, object]) -> None:
                 raise ValueError(f"{name}: {value!r:.60}, expected {' or '.join(CHOICES[name])}")
             continue
         least, most = LIMITS[name]
-        kinds = (int, float) if name == "length_penalty" else (int,)
+        kinds = (int, float) if name in ("length_penalty", "word_evidence") else (int,)
         if type(value) not in kinds or not least <= value <= most:
             raise ValueError(f"{name}: {value!r:.60}, expected a number from {least} to {most}")

@@ -2,10 +2,12 @@
 
 One function is compiled for each kind of search and for all pictures of a batch together. Several
 models speak with one voice: what is searched is the mean of their probabilities, an ensemble as in
-"Show and Tell: Lessons learned" (Vinyals et al. 2016, section 5.3.3).
+"Show and Tell: Lessons learned" (Vinyals et al. 2016, section 5.3.3). What a picture says for
+single words may have a say too, see `beam_search`.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +66,9 @@ class Decoder:
         models: the captioning model or models.
         beam_width, max_length, length_penalty, no_repeat: see `beam_search`.
         batch_size: pictures a call of the compiled function.
+        word_evidence: weight of what `seen` says; 0 for the models alone.
+        seen: the same features to the evidence (pictures, vocabulary) of `beam_search`, like
+            `JointModel.evidence`.
 
     Attributes:
         search: that function: features (pictures, cells, channels) float16 to words (pictures,
@@ -78,6 +83,8 @@ class Decoder:
         length_penalty: float,
         batch_size: int,
         no_repeat: int = 0,
+        word_evidence: float = 0.0,
+        seen: Callable[[tf.Tensor], tf.Tensor] | None = None,
     ):
         models = [models] if isinstance(models, CaptionModel) else list(models)
         speaker = models[0] if len(models) == 1 else Ensemble(models)
@@ -87,11 +94,15 @@ class Decoder:
         self.batch_size, self.max_length = batch_size, max_length
         self.beam_width, self.length_penalty = beam_width, length_penalty
 
+        def evidence_of(features):
+            return word_evidence * seen(features) if word_evidence else None
+
         @tf.function(input_signature=[features])
         def search(features):
             looked = speaker.look(features)
+            options = {"wanted": 1, "evidence": evidence_of(features)}
             words, total, _ = beam_search(
-                speaker.next_word, *looked, beam_width, *settings, wanted=1
+                speaker.next_word, *looked, beam_width, *settings, **options
             )
             return words[:, 0, 0], total[:, 0, 0]
 
@@ -99,9 +110,8 @@ class Decoder:
         def search_groups(features, groups: int, width: int, length_penalty):
             looked = speaker.look(features)
             settings = (max_length, length_penalty, no_repeat)
-            words, totals, _ = beam_search(
-                speaker.next_word, *looked, width, *settings, groups=groups, diversity=DIVERSITY
-            )
+            options = {"groups": groups, "diversity": DIVERSITY, "evidence": evidence_of(features)}
+            words, totals, _ = beam_search(speaker.next_word, *looked, width, *settings, **options)
             return words, totals
 
         @tf.function(reduce_retracing=True)
@@ -110,6 +120,8 @@ class Decoder:
             return sample_with(draws, speaker.next_word, *speaker.look(features), top_p)
 
         self.search, self._search_groups, self._draw = search, search_groups, draw
+        self._has_evidence = word_evidence > 0
+        self._evidence_of = tf.function(evidence_of, input_signature=[features])
 
     def __call__(self, features: np.ndarray, progress: bool = False):
         """The likeliest caption of each picture.
@@ -156,7 +168,7 @@ class Decoder:
                         if total > IMPOSSIBLE / 2 and caption not in chosen[-1]:
                             chosen[-1][caption] = float(total)
                             break
-        return [self._best_first(captions, penalty) for captions in chosen]
+        return self._best_first(features, chosen, penalty)
 
     def sampled(
         self, features: np.ndarray, number: int, seed: int, top_p: float
@@ -188,20 +200,32 @@ class Decoder:
                 for caption, one in zip(map(_bare, captions), total, strict=True):
                     if len(chosen[row]) < number:
                         chosen[row][caption] = float(one)
-        return [self._best_first(captions, self.length_penalty) for captions in chosen]
+        return self._best_first(features, chosen, self.length_penalty)
 
     def _batches(self, features: np.ndarray, progress: bool = False) -> Iterator[tf.Tensor]:
         starts = range(0, len(features), self.batch_size)
         for start in tqdm(starts, "captions", unit="batch", disable=None if progress else True):
             yield tf.constant(features[start : start + self.batch_size])
 
-    def _best_first(self, captions: dict[tuple[int, ...], float], penalty: float) -> list[Found]:
-        """In the order of the beam search's score, equals by their words."""
-        found = [Found(words, total) for words, total in captions.items()]
-        return sorted(
-            found,
-            key=lambda one: (-one.log_probability / (len(one.words) + 1) ** penalty, one.words),
-        )
+    def _best_first(
+        self, features: np.ndarray, captions: list[dict[tuple[int, ...], float]], penalty: float
+    ) -> list[list[Found]]:
+        """Of each picture in the order of the beam search's score, equals by their words."""
+        evidence = itertools.repeat(None)
+        if self._has_evidence:
+            evidence = np.concatenate([self._evidence_of(one) for one in self._batches(features)])
+
+        def worth(one: Found, evidence: np.ndarray | None) -> float:
+            gained = 0.0 if evidence is None else float(evidence[list(set(one.words))].sum())
+            return (one.log_probability + gained) / (len(one.words) + 1) ** penalty
+
+        return [
+            sorted(
+                (Found(*caption) for caption in found.items()),
+                key=lambda one: (-worth(one, row), one.words),
+            )
+            for found, row in zip(captions, evidence, strict=False)
+        ]
 
 
 def _bare(words: np.ndarray) -> tuple[int, ...]:
