@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from captioner.allocator import keep_large_blocks
 from captioner.text import END, PAD, START, UNK
 
 HEADS, WORD_SIZE, LENGTH_PENALTY = 8, 200, 0.7
@@ -35,6 +36,7 @@ Decode = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def main() -> int:
+    keep_large_blocks()  # as the stages do; it counts for the peers too
     options = arguments()
     # Read when TensorFlow starts.
     os.environ |= {"TF_NUM_INTRAOP_THREADS": str(options.threads), "TF_NUM_INTEROP_THREADS": "1"}

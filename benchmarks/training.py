@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 
 from captioner import CaptionerError
+from captioner.allocator import keep_large_blocks
 from captioner.examples import captions_by_picture, shuffled_batches
 from captioner.text import END, PAD, SPECIALS, START
 
@@ -51,6 +52,7 @@ class Sizes:
 
 
 def main() -> int:
+    keep_large_blocks()  # as the stages do; it counts for the peers too
     options = arguments()
     try:
         tokens = drawn_captions(options) if options.tokens is None else read_tokens(options.tokens)
