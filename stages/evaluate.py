@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from captioner.attention import attention_weights
+from captioner.consensus import Consensus, told_of
 from captioner.decoding import Decoder
 from captioner.determinism import make_deterministic
 from captioner.evaluation import Evaluation, predictions_table
-from captioner.examples import read_features
+from captioner.examples import read_examples, read_features
 from captioner.files import write_json
 from captioner.held_out import read_held_out
 from captioner.images import write_table
@@ -23,7 +24,7 @@ from captioner.report import write_report
 from captioner.text import Vocabulary
 
 REPORTS = Path("reports/evaluate")
-SEARCH = {"beam_width", "max_length", "length_penalty", "no_repeat", "word_evidence"}
+SEARCH = {"beam_width", "max_length", "length_penalty", "no_repeat", "word_evidence", "consensus"}
 
 
 def main() -> None:
@@ -36,8 +37,14 @@ def main() -> None:
     test = read_held_out("data/captions.parquet", "data/images", "data/features/pooled.npy")
 
     joint = load_joint("models/joint")
-    search = settings.model_dump(include=SEARCH)
-    decode = Decoder(models, **search, batch_size=settings.batch_size, seen=joint.evidence)
+    agreement = None
+    if settings.consensus:
+        pooled = read_features("data/features", "pooled")
+        train = read_examples(pooled, "data/features/index.parquet", "data/tokens", "train")
+        told = told_of(joint.likelier, train.features[train.rows], train.tokens)
+        agreement = Consensus(joint.likelier, told)
+    search = settings.model_dump(include=SEARCH) | {"batch_size": settings.batch_size}
+    decode = Decoder(models, **search, seen=joint.evidence, agreement=agreement)
     words, log_probabilities = decode(features[test.rows[0] : test.rows[-1] + 1], progress=True)
     captions = [vocabulary.decode(row) for row in words]
 

@@ -11,10 +11,11 @@ import pandas as pd
 from PIL import Image
 
 from captioner import agreement, bundle, collection, embeddings, recommend, space
+from captioner.consensus import Consensus, told_of
 from captioner.decoding import Decoder
 from captioner.determinism import make_deterministic
 from captioner.encoder import load_encoder
-from captioner.examples import read_features
+from captioner.examples import read_examples, read_features
 from captioner.files import atomic_file, atomic_folder, write_json
 from captioner.images import read_pictures
 from captioner.joint_embedding import JointEncoder, load_joint
@@ -38,6 +39,11 @@ def main() -> None:
     vocabulary = Vocabulary.load("data/tokens/vocabulary.json")
     decoding = bundle.Decoding(**params.evaluate.model_dump(include=DECODING))
     preparation = params.preprocess.model_dump(include=PREPARATION)
+    told = None
+    if decoding.consensus:
+        pooled = read_features("data/features", "pooled")
+        train = read_examples(pooled, "data/features/index.parquet", "data/tokens", "train")
+        told = told_of(joint.likelier, train.features[train.rows], train.tokens)
     model = bundle.save(
         "models/bundle",
         encoder,
@@ -48,6 +54,7 @@ def main() -> None:
         params.train.attention,
         bundle.Preparation(size=params.preprocess.side, **preparation),
         decoding,
+        told,
     )
 
     captions = pd.read_parquet("data/captions.parquet")
@@ -61,8 +68,13 @@ def main() -> None:
     meaning = embeddings.meaning_vectors(of_pictures, of_captions, owners)
     in_glove = np.load("data/tokens/in_glove.npy")
     words = embeddings.unit_vectors(joint.words.embeddings.numpy())
-    batch_size = params.evaluate.batch_size
-    speak = Decoder(models, **vars(decoding), batch_size=batch_size, seen=joint.evidence)
+    speak = Decoder(
+        models,
+        **vars(decoding),
+        batch_size=params.evaluate.batch_size,
+        seen=joint.evidence,
+        agreement=told and Consensus(joint.likelier, told),
+    )
     said, _ = speak(read_features("data/features", params.train.attention), progress=True)
     index.insert(2, "caption", [vocabulary.decode(row) for row in said])
 

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -13,18 +14,19 @@ from PIL import Image
 
 from captioner import CaptionerError, bundle
 from captioner.cnn import build_cnn
+from captioner.consensus import Consensus, Told, told_of
 from captioner.decoding import Decoder
 from captioner.files import digest
 from captioner.joint_embedding import JointConfig, JointEncoder, JointModel
 from captioner.model import CaptionModel, ModelConfig
 from captioner.raster import PictureError
-from captioner.text import SPECIALS, Vocabulary
+from captioner.text import END, PAD, SPECIALS, START, Vocabulary
 
 WORDS = ["a", "red", "blue", "circle", "star", "and", "two", "three"]
 VOCABULARY = Vocabulary((*SPECIALS, *WORDS), tuple(range(12)))
 PREPARATION = bundle.Preparation(size=32, fit="squash", jpeg_quality=92, max_pixels=10**6)
 DECODING = bundle.Decoding(
-    beam_width=2, max_length=6, length_penalty=0.7, no_repeat=2, word_evidence=0.5
+    beam_width=2, max_length=6, length_penalty=0.7, no_repeat=2, word_evidence=0.5, consensus=0.0
 )
 
 
@@ -273,6 +275,65 @@ def test_a_bundle_listens_to_evidence(saved, copy):
     pictures = [picture(seed) for seed in range(6)]
     heard, deaf = (bundle.load(path, batch_size=6).caption(pictures) for path in (saved, copy))
     assert [one.text for one in heard] != [one.text for one in deaf]
+
+
+@pytest.fixture(scope="module")
+def agreed(tmp_path_factory) -> Path:
+    """A bundle that chooses by consensus."""
+    encoder, model = parts("grid")
+    joint, rng = joint_model(encoder), np.random.default_rng(9)
+    pooled = rng.normal(size=(12, 1, encoder.output_shape[-1])).astype(np.float16) / 10
+    tokens = np.full((12, 2, 8), PAD)
+    tokens[..., :6] = [START, *[0] * 4, END]
+    tokens[..., 1:5] = rng.integers(len(SPECIALS), len(VOCABULARY), (12, 2, 4))
+    folder = tmp_path_factory.mktemp("bundle") / "agreed"
+    decoding = replace(DECODING, consensus=20.0)
+    told = told_of(joint.likelier, pooled, tokens)
+    bundle.save(
+        folder, encoder, "cnn", [model], joint, VOCABULARY, "grid", PREPARATION, decoding, told
+    )
+    return folder
+
+
+def test_a_bundle_chooses_by_consensus(agreed):
+    captioner = bundle.load(agreed, batch_size=6)
+    pictures = [picture(seed) for seed in range(6)]
+    found = captioner.caption(pictures)
+    encoder, model = parts("grid")
+    joint = joint_model(encoder)
+    told = Told(*(np.load(agreed / "told" / f"{name}.npy") for name in ("places", "tokens")))
+    settings = vars(DECODING) | {"consensus": 20.0, "batch_size": 6, "seen": joint.evidence}
+    decode = Decoder(model, **settings, agreement=Consensus(joint.likelier, told))
+    pixels = np.stack([captioner.prepare(data) for data in pictures]).astype(np.float32)
+    words, _ = decode(encoder(pixels).numpy().astype(np.float16).reshape(6, 16, -1))
+    assert [caption.text for caption in found] == [VOCABULARY.decode(row) for row in words]
+    alone = decoder(model, encoder, 6)(
+        encoder(pixels).numpy().astype(np.float16).reshape(6, 16, -1)
+    )
+    assert (alone[0] != words).any()
+    prepared = [captioner.prepare(data) for data in pictures]
+    assert [one[0].text for one in captioner.diverse(prepared, 3)] == [one.text for one in found]
+
+
+@pytest.mark.parametrize(
+    "name, array",
+    [
+        ("places", np.zeros((12, 3), np.float16)),
+        ("places", np.zeros((11, 2), np.float16)),
+        ("places", np.zeros((12, 2), np.float32)),
+        ("places", np.full((12, 2), np.nan, np.float16)),
+        ("tokens", np.full((12, 2, 8), 99, np.uint16)),
+        ("tokens", np.zeros((12, 8), np.uint16)),
+        ("tokens", np.zeros((0, 2, 8), np.uint16)),
+        ("tokens", np.array([{}], object)),
+        ("tokens", None),
+    ],
+)
+def test_what_others_say_is_checked(agreed, tmp_path, name, array):
+    copy = Path(shutil.copytree(agreed, tmp_path / "copy"))
+    file = copy / "told" / f"{name}.npy"
+    file.unlink() if array is None else np.save(file, array, allow_pickle=True)
+    refused(copy)
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])

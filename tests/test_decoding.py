@@ -167,6 +167,41 @@ def test_several_captions_come_in_the_order_of_the_search(model, features):
         assert moved  # probability alone would order them otherwise
 
 
+def agreement(features, words: np.ndarray) -> np.ndarray:
+    """Likes word 6 in pictures of even brightness, word 4 in others."""
+    even = (np.asarray(features).astype(np.float32).sum((1, 2)) * 100).astype(int) % 2 == 0
+    return (words == np.where(even, 6, 4)[:, None, None]).sum(-1).astype(float)
+
+
+def test_decoder_chooses_what_others_agree_with(model, features):
+    """Of all captions, since the beam holds all of them."""
+    options = {"word_evidence": 0.6, "seen": seen, "consensus": 0.5, "agreement": agreement}
+    decode = Decoder(model, len(EVERYTHING), 3, 0.7, batch_size=4, **options)
+    words, totals = decode(features)
+    alone, _ = Decoder(model, len(EVERYTHING), 3, 0.7, 7, word_evidence=0.6, seen=seen)(features)
+    assert (words != alone).any()
+    lengths = np.array([len(caption) + 1 for caption in EVERYTHING])
+    padded = np.array([np.pad(caption, (0, 3 - len(caption))) for caption in EVERYTHING])
+    for picture in range(7):
+        expected = teacher_forced(model, features[picture], EVERYTHING)
+        worth = (expected + gained(features[picture], EVERYTHING, 0.6)) / lengths**0.7
+        worth += 0.5 * agreement(features[picture, None], padded[None])[0]
+        assert caption_of(words[picture]) == EVERYTHING[int(worth.argmax())]
+        assert totals[picture] == pytest.approx(expected[worth.argmax()], abs=1e-4)
+
+
+def test_several_captions_with_agreement(model, features):
+    options = {"word_evidence": 0.6, "seen": seen, "consensus": 0.5, "agreement": agreement}
+    decode = Decoder(model, 4, 5, 0.7, batch_size=3, **options)
+    best, totals = decode(features)
+    for number in (1, 3, 6):
+        found = decode.diverse(features, number)
+        assert all(len({one.words for one in captions}) == number for captions in found)
+        if number <= 4:  # what is found with as wide a beam in as many groups
+            assert [captions[0].words for captions in found] == [caption_of(row) for row in best]
+            np.testing.assert_allclose([c[0].log_probability for c in found], totals, atol=1e-4)
+
+
 def test_greedy_decoder_takes_the_likeliest_next_word(model, features):
     words, totals = Decoder(model, 1, 5, 0.7, batch_size=7)(features)
     assert len({caption_of(row) for row in words}) > 2

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from captioner import CaptionerError
+from captioner.consensus import Consensus, Told
 from captioner.decoding import Decoder, Found
 from captioner.embeddings import meaning_vectors, unit_vectors
 from captioner.encoder import encoded, grid_function, load_encoder, save_encoder
@@ -24,7 +25,7 @@ from captioner.model import CaptionModel, load_captioner, save_captioner
 from captioner.raster import Fit, decode, prepare
 from captioner.text import UNK, Vocabulary, encode_tokens
 
-FORMAT = 6  # raised when a bundle of the old kind can no longer be read
+FORMAT = 7  # raised when a bundle of the old kind can no longer be read
 
 # What a bundle may hold, as params.py allows it: bundles are passed on, and damaged on the way.
 CHOICES = {"fit": get_args(Fit), "attention": ("grid", "pooled")}
@@ -37,11 +38,13 @@ LIMITS = {
     "length_penalty": (0, 5),
     "no_repeat": (0, 10),
     "word_evidence": (0, 5),
+    "consensus": (0, 100),
     "captioners": (1, 16),
     "word_size": (1, 4096),
     "units": (1, 4096),
     "heads": (1, 4096),
 }
+WEIGHTS = ("length_penalty", "word_evidence", "consensus")  # of these, no whole numbers
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Decoding:
     length_penalty: float
     no_repeat: int
     word_evidence: float
+    consensus: float
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def save(
     attention: str,
     preparation: Preparation,
     decoding: Decoding,
+    told: Told | None = None,
 ) -> str:
     """Write a bundle, whole or not at all.
 
@@ -93,6 +98,7 @@ def save(
         joint, vocabulary: the joint embedding, and the words of all models.
         attention: "grid", or "pooled" if the models take the mean over the cells.
         preparation, decoding: settings.
+        told: training pictures and their captions, needed if captions are chosen by consensus.
 
     Returns:
         the fingerprint of all that a picture's or a sentence's vectors depend on.
@@ -106,6 +112,10 @@ def save(
             save_captioner(model, part)
         (new / "joint").mkdir()
         save_joint(joint, new / "joint")
+        if told is not None:
+            (new / "told").mkdir()
+            for name, array in vars(told).items():
+                np.save(new / "told" / f"{name}.npy", array)
         vocabulary.save(new / "vocabulary.json")
         weights = digest(new / "encoder", new / "joint", new / "vocabulary.json")
         fingerprint = hashlib.sha256(f"{weights} {preparation}".encode()).hexdigest()
@@ -143,6 +153,7 @@ class Captioner:
         decoding: Decoding,
         batch_size: int,
         fingerprint: str,
+        told: Told | None = None,
     ):
         self.vocabulary, self.preparation, self.batch_size = vocabulary, preparation, batch_size
         self.parts = (encoder, *models, *([joint] if decoding.word_evidence else []))
@@ -161,7 +172,11 @@ class Captioner:
 
         self._looked_at = looked_at
         self._decode = Decoder(
-            models, **asdict(decoding), batch_size=batch_size, seen=joint.evidence
+            models,
+            **asdict(decoding),
+            batch_size=batch_size,
+            seen=joint.evidence,
+            agreement=told and Consensus(joint.likelier, told),
         )
 
     def caption(self, pictures: Sequence[bytes]) -> list[Caption]:
@@ -181,7 +196,7 @@ class Captioner:
         return decode(prepare(data, **asdict(self.preparation)).jpeg)
 
     def search(self, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """From pictures to the likeliest words; for use inside a `tf.function`.
+        """From pictures to the likeliest words, consensus left out; for use inside a `tf.function`.
 
         Args:
             pixels: (pictures, size, size, 3) uint8.
@@ -347,6 +362,9 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
         if {name: config[name] for name in expected} != expected or config["size"] % HEADS:
             raise ValueError("its parts do not fit together")
         _check({"word_size": config["word_size"], "units": config["size"]})
+        told = None
+        if decoding.consensus:
+            told = _read_told(folder / "told", config["known"], len(vocabulary))
     except FileNotFoundError as error:
         if Path(error.filename).name != "bundle.json":
             raise CaptionerError(
@@ -355,15 +373,43 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
         raise CaptionerError(
             f"{folder}: no bundle here; make one with `dvc repro`, or name another with --bundle"
         ) from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        EOFError,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise CaptionerError(f"{folder}: damaged bundle ({reason})") from None
     if beam_width is not None:
         decoding = replace(decoding, beam_width=beam_width)
     models = [load_captioner(part) for part in captioners]
     joint = load_joint(folder / "joint")
-    settings = (attention, preparation, decoding, batch_size, fingerprint)
+    settings = (attention, preparation, decoding, batch_size, fingerprint, told)
     return Captioner(encoder, models, joint, vocabulary, *settings)
+
+
+def _read_told(folder: Path, known: int, vocabulary: int) -> Told:
+    """ValueError for arrays that do not fit the other parts."""
+    arrays = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        for name in ("places", "tokens")
+    }
+    told = Told(**arrays)
+    count = len(told.places)
+    if (
+        (told.places.dtype, told.tokens.dtype) != (np.float16, np.uint16)
+        or told.places.shape != (count, known)
+        or told.tokens.ndim != 3
+        or not 0 < len(told.tokens) == count
+        or told.tokens.max(initial=0) >= vocabulary
+        or not np.isfinite(told.places).all()
+    ):
+        raise ValueError("its parts do not fit together")
+    return told
 
 
 def _check(settings: dict[str, object]) -> None:
@@ -374,6 +420,6 @@ def _check(settings: dict[str, object]) -> None:
                 raise ValueError(f"{name}: {value!r:.60}, expected {' or '.join(CHOICES[name])}")
             continue
         least, most = LIMITS[name]
-        kinds = (int, float) if name in ("length_penalty", "word_evidence") else (int,)
+        kinds = (int, float) if name in WEIGHTS else (int,)
         if type(value) not in kinds or not least <= value <= most:
             raise ValueError(f"{name}: {value!r:.60}, expected a number from {least} to {most}")

@@ -3,10 +3,10 @@
 One function is compiled for each kind of search and for all pictures of a batch together. Several
 models speak with one voice: what is searched is the mean of their probabilities, an ensemble as in
 "Show and Tell: Lessons learned" (Vinyals et al. 2016, section 5.3.3). What a picture says for
-single words may have a say too, see `beam_search`.
+single words may have a say too, see `beam_search`; and so may what people say of similar pictures,
+see `consensus`: then it chooses among all that several groups of a beam find.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from captioner.text import PAD
 # Of the bigrams in five captions of a picture of Flickr8k 55% are different ones with it; in the
 # five of a plain beam 35%.
 DIVERSITY = 1.0
+GROUPS = 4  # of a beam, where what it finds is chosen from
 ROUNDS = 10  # of sampling until there are as many different captions as wanted
 
 
@@ -69,6 +70,9 @@ class Decoder:
         word_evidence: weight of what `seen` says; 0 for the models alone.
         seen: the same features to the evidence (pictures, vocabulary) of `beam_search`, like
             `JointModel.evidence`.
+        consensus: weight of what `agreement` says; 0 for the search alone.
+        agreement: the same features and captions to (pictures, captions), like
+            `consensus.Consensus`.
 
     Attributes:
         search: that function: features (pictures, cells, channels) float16 to words (pictures,
@@ -85,6 +89,8 @@ class Decoder:
         no_repeat: int = 0,
         word_evidence: float = 0.0,
         seen: Callable[[tf.Tensor], tf.Tensor] | None = None,
+        consensus: float = 0.0,
+        agreement: Callable[[tf.Tensor, np.ndarray], np.ndarray] | None = None,
     ):
         models = [models] if isinstance(models, CaptionModel) else list(models)
         speaker = models[0] if len(models) == 1 else Ensemble(models)
@@ -120,8 +126,10 @@ class Decoder:
             return sample_with(draws, speaker.next_word, *speaker.look(features), top_p)
 
         self.search, self._search_groups, self._draw = search, search_groups, draw
-        self._has_evidence = word_evidence > 0
-        self._evidence_of = tf.function(evidence_of, input_signature=[features])
+        self._evidence_of = (
+            tf.function(evidence_of, input_signature=[features]) if word_evidence else None
+        )
+        self._consensus, self._agreement = consensus, agreement
 
     def __call__(self, features: np.ndarray, progress: bool = False):
         """The likeliest caption of each picture.
@@ -133,8 +141,27 @@ class Decoder:
         Returns:
             words (pictures, max_length) int32, padded, and log-probabilities (pictures,).
         """
-        found = [self.search(batch) for batch in self._batches(features, progress)]
+        find = self._agreed if self._consensus else self.search
+        found = [find(batch) for batch in self._batches(features, progress)]
         return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+    def _agreed(self, batch: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """As `search`, but the one of the groups' captions that is worth most."""
+        words, totals, values = self._groups(batch, GROUPS, self.beam_width, self.length_penalty)
+        best = values.reshape(len(values), -1).argmax(1)[:, None]
+        words = words.reshape(len(words), -1, self.max_length)
+        words = np.take_along_axis(words, best[:, :, None], 1)[:, 0]
+        return words, np.take_along_axis(totals.reshape(len(totals), -1), best, 1)[:, 0]
+
+    def _groups(self, batch: tf.Tensor, groups: int, width: int, penalty: float):
+        """Words (pictures, groups, width, max_length), log-probabilities and values."""
+        settings = (groups, width, tf.constant(penalty, tf.float32))
+        words, totals = (part.numpy() for part in self._search_groups(batch, *settings))
+        flat = (len(words), groups * width)
+        values = self._values(
+            batch, words.reshape(*flat, self.max_length), totals.reshape(flat), penalty
+        )
+        return words, totals, values.reshape(totals.shape)
 
     def diverse(
         self,
@@ -157,18 +184,31 @@ class Decoder:
         penalty = self.length_penalty if length_penalty is None else length_penalty
         # So wide that no group runs out of captions that the others have not found.
         width = max(beam_width or self.beam_width, number)
-        settings = (number, width, tf.constant(penalty, tf.float32))
+        groups = max(number, GROUPS) if self._consensus else number
         chosen = []
         for batch in self._batches(features):
-            found = [part.numpy() for part in self._search_groups(batch, *settings)]
-            for words, totals in zip(*found, strict=True):
-                chosen.append({})
-                for group, captions in enumerate(words):
-                    for caption, total in zip(map(_bare, captions), totals[group], strict=True):
-                        if total > IMPOSSIBLE / 2 and caption not in chosen[-1]:
-                            chosen[-1][caption] = float(total)
-                            break
-        return self._best_first(features, chosen, penalty)
+            for words, totals, values in zip(
+                *self._groups(batch, groups, width, penalty), strict=True
+            ):
+                chosen.append(self._one_of_each(words, totals, values)[:number])
+        return chosen
+
+    @staticmethod
+    def _one_of_each(words: np.ndarray, totals: np.ndarray, values: np.ndarray) -> list[Found]:
+        """The best caption of each group that no better group has, best first.
+
+        Args:
+            words: (groups, captions, max_length); totals, values: (groups, captions).
+        """
+        found: dict[tuple[int, ...], tuple] = {}
+        for group in np.argsort(-values.max(1), kind="stable"):
+            for place in np.argsort(-values[group], kind="stable"):
+                caption = _bare(words[group, place])
+                if totals[group, place] > IMPOSSIBLE / 2 and caption not in found:
+                    found[caption] = (values[group, place], float(totals[group, place]))
+                    break
+        ranked = sorted(found.items(), key=lambda one: (-one[1][0], one[0]))
+        return [Found(caption, total) for caption, (_, total) in ranked]
 
     def sampled(
         self, features: np.ndarray, number: int, seed: int, top_p: float
@@ -200,32 +240,50 @@ class Decoder:
                 for caption, one in zip(map(_bare, captions), total, strict=True):
                     if len(chosen[row]) < number:
                         chosen[row][caption] = float(one)
-        return self._best_first(features, chosen, self.length_penalty)
+        return [
+            self._best_first(features[row : row + 1], captions)
+            for row, captions in enumerate(chosen)
+        ]
+
+    def _best_first(
+        self, features: np.ndarray, captions: dict[tuple[int, ...], float]
+    ) -> list[Found]:
+        """A picture's captions in the order of what they are worth, equals by their words."""
+        found = sorted(Found(*caption) for caption in captions.items())
+        words = np.zeros((1, len(found), self.max_length), np.int32)
+        for row, one in zip(words[0], found, strict=True):
+            row[: len(one.words)] = one.words
+        totals = np.array([[one.log_probability for one in found]])
+        [values] = self._values(tf.constant(features), words, totals, self.length_penalty)
+        return [found[place] for place in np.argsort(-values, kind="stable")]
 
     def _batches(self, features: np.ndarray, progress: bool = False) -> Iterator[tf.Tensor]:
         starts = range(0, len(features), self.batch_size)
         for start in tqdm(starts, "captions", unit="batch", disable=None if progress else True):
             yield tf.constant(features[start : start + self.batch_size])
 
-    def _best_first(
-        self, features: np.ndarray, captions: list[dict[tuple[int, ...], float]], penalty: float
-    ) -> list[list[Found]]:
-        """Of each picture in the order of the beam search's score, equals by their words."""
-        evidence = itertools.repeat(None)
-        if self._has_evidence:
-            evidence = np.concatenate([self._evidence_of(one) for one in self._batches(features)])
+    def _values(
+        self, batch: tf.Tensor, words: np.ndarray, totals: np.ndarray, penalty: float
+    ) -> np.ndarray:
+        """What captions are worth.
 
-        def worth(one: Found, evidence: np.ndarray | None) -> float:
-            gained = 0.0 if evidence is None else float(evidence[list(set(one.words))].sum())
-            return (one.log_probability + gained) / (len(one.words) + 1) ** penalty
+        Args:
+            batch: (pictures, cells, channels).
+            words: (pictures, captions, max_length), padded; totals: (pictures, captions).
 
-        return [
-            sorted(
-                (Found(*caption) for caption in found.items()),
-                key=lambda one: (-worth(one, row), one.words),
-            )
-            for found, row in zip(captions, evidence, strict=False)
-        ]
+        Returns:
+            (pictures, captions): the score of the search, and the weighted agreement.
+        """
+        if self._evidence_of is not None:
+            evidence = self._evidence_of(batch).numpy()
+            before = np.tri(words.shape[-1], k=-1, dtype=bool)
+            again = ((words[..., :, None] == words[..., None, :]) & before).any(-1)
+            gained = np.take_along_axis(evidence[:, None], words, 2)
+            totals = totals + np.where(again | (words == PAD), 0, gained).sum(-1)
+        values = totals / ((words != PAD).sum(-1) + 1) ** penalty
+        if self._consensus:
+            values = values + self._consensus * self._agreement(batch, words)
+        return values
 
 
 def _bare(words: np.ndarray) -> tuple[int, ...]:

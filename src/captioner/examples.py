@@ -116,3 +116,9 @@ def shuffled_batches(pictures: int, size: int, rng: np.random.Generator) -> Iter
     order = rng.permutation(pictures)
     for start in range(0, pictures, size):
         yield np.sort(order[start : start + size])
+
+
+def people(tokens: np.ndarray) -> list[list[int]]:
+    """The captions of a picture as CIDEr-D counts them: word numbers with <end>, no <start>."""
+    rows = [row[row != PAD][1:].tolist() for row in tokens]
+    return [row for row in rows if row]

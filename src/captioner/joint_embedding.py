@@ -138,7 +138,7 @@ class JointModel(keras.Model):
 
     def pictures(self, features: tf.Tensor) -> tf.Tensor:
         """(pictures, cells, channels) float16 to (pictures, size + known) of length one."""
-        return self._parts(self.gist_of_pictures(features), self._likelier(features))
+        return self._parts(self.gist_of_pictures(features), self.likelier(features))
 
     def evidence(self, features: tf.Tensor) -> tf.Tensor:
         """What a picture says for each word that a caption may hold, see `beam_search`.
@@ -150,11 +150,11 @@ class JointModel(keras.Model):
             (pictures, vocabulary), log p(word | picture) / p(word), or 0 where that is less, or
             where the second part is not about the word.
         """
-        likely = tf.pad(self._likelier(features), ((0, 0), (0, 1)))
+        likely = tf.pad(self.likelier(features), ((0, 0), (0, 1)))
         return tf.gather(likely, self.columns, axis=1)
 
-    def _likelier(self, features: tf.Tensor) -> tf.Tensor:
-        """(pictures, known)."""
+    def likelier(self, features: tf.Tensor) -> tf.Tensor:
+        """The same, (pictures, known), for the words that the second part is about alone."""
         likely = tf.math.log_sigmoid(self.words_seen(features)) - tf.math.log(self.shares)
         return tf.nn.relu(likely)
 

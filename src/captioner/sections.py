@@ -164,6 +164,7 @@ class Evaluate(Section):
     length_penalty: Annotated[float, Field(ge=0, le=5)]
     no_repeat: Annotated[int, Field(ge=0, le=10)]
     word_evidence: Annotated[float, Field(ge=0, le=5)]
+    consensus: Annotated[float, Field(ge=0, le=100)]
     max_length: Annotated[int, Field(ge=1, le=100)]
     batch_size: Count
     gallery: Annotated[int, Field(ge=1, le=100)]

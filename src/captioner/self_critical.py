@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from captioner.cross_entropy import features_signature
-from captioner.examples import Examples
+from captioner.examples import Examples, people
 from captioner.metrics.cider import CiderD
 from captioner.metrics.ngrams import ReferenceNGrams
 from captioner.model import CaptionModel, Dropout
@@ -101,9 +101,3 @@ def with_ends(words: np.ndarray) -> np.ndarray:
     last = 1 + (words != PAD).sum(-1, keepdims=True)
     np.put_along_axis(tokens, last, END, -1)
     return tokens
-
-
-def people(tokens: np.ndarray) -> list[list[int]]:
-    """The captions of a picture as CIDEr-D counts them: word numbers with <end>, no <start>."""
-    rows = [row[row != PAD][1:].tolist() for row in tokens]
-    return [row for row in rows if row]
