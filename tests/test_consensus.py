@@ -52,7 +52,7 @@ def test_agreement_is_the_mean_over_the_neighbours(told):
     for picture in range(5):
         here = unit(seen(tf.constant(features[picture, None])).numpy()[0])
         cosines = np.array([here @ place.astype(np.float32) for place in places])
-        near = np.argsort(-cosines)[:7]
+        near = np.argsort(-cosines, kind="stable")[:7]
         weights = np.exp(10 * cosines[near])
         for caption in range(3):
             said = [*words[picture, caption][words[picture, caption] != PAD].tolist(), END]

@@ -4,7 +4,8 @@ TensorFlow Serving, C++, Java and Go load such a folder. Everything is in its gr
 decoded, turned as its Exif orientation says, resized and compressed once more, as `raster.prepare`
 does for training; then come the CNN, the beam search, and the words. TensorFlow's decoder and its
 bicubic filter differ from Pillow's by a level of brightness here and there, so that now and then a
-caption differs by a word. What people say of similar pictures (`consensus`) has no say in it. Sources: Exif 2.32, sections 4.5.4 and 4.6.2 (where the orientation is).
+caption differs by a word. What people say of similar pictures (`consensus`) has no say in it.
+Sources: Exif 2.32, sections 4.5.4 and 4.6.2 (where the orientation is).
 """
 
 from pathlib import Path
