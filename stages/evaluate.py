@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from captioner.attention import attention_weights
-from captioner.consensus import Consensus, told_of
+from captioner.consensus import Consensus, read_told
 from captioner.decoding import Decoder
 from captioner.determinism import make_deterministic
 from captioner.evaluation import Evaluation, predictions_table
-from captioner.examples import read_examples, read_features
+from captioner.examples import read_features
 from captioner.files import write_json
 from captioner.held_out import read_held_out
 from captioner.images import write_table
@@ -39,9 +39,7 @@ def main() -> None:
     joint = load_joint("models/joint")
     agreement = None
     if settings.consensus:
-        pooled = read_features("data/features", "pooled")
-        train = read_examples(pooled, "data/features/index.parquet", "data/tokens", "train")
-        told = told_of(joint.likelier, train.features[train.rows], train.tokens)
+        told = read_told(joint.likelier, "data/features", "data/tokens")
         agreement = Consensus(joint.likelier, told)
     search = settings.model_dump(include=SEARCH) | {"batch_size": settings.batch_size}
     decode = Decoder(models, **search, seen=joint.evidence, agreement=agreement)

@@ -11,11 +11,11 @@ import pandas as pd
 from PIL import Image
 
 from captioner import agreement, bundle, collection, embeddings, recommend, space
-from captioner.consensus import Consensus, told_of
+from captioner.consensus import Consensus, read_told
 from captioner.decoding import Decoder
 from captioner.determinism import make_deterministic
 from captioner.encoder import load_encoder
-from captioner.examples import read_examples, read_features
+from captioner.examples import read_features
 from captioner.files import atomic_file, atomic_folder, write_json
 from captioner.images import read_pictures
 from captioner.joint_embedding import JointEncoder, load_joint
@@ -41,9 +41,7 @@ def main() -> None:
     preparation = params.preprocess.model_dump(include=PREPARATION)
     told = None
     if decoding.consensus:
-        pooled = read_features("data/features", "pooled")
-        train = read_examples(pooled, "data/features/index.parquet", "data/tokens", "train")
-        told = told_of(joint.likelier, train.features[train.rows], train.tokens)
+        told = read_told(joint.likelier, "data/features", "data/tokens")
     model = bundle.save(
         "models/bundle",
         encoder,

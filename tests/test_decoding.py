@@ -190,6 +190,12 @@ def test_decoder_chooses_what_others_agree_with(model, features):
         assert totals[picture] == pytest.approx(expected[worth.argmax()], abs=1e-4)
 
 
+@pytest.mark.parametrize("weight", ["word_evidence", "consensus"])
+def test_a_weight_of_nothing_is_refused(model, weight):
+    with pytest.raises(ValueError, match="needs"):
+        Decoder(model, 2, 5, 0.7, batch_size=3, **{weight: 1.0})
+
+
 def test_several_captions_with_agreement(model, features):
     options = {"word_evidence": 0.6, "seen": seen, "consensus": 0.5, "agreement": agreement}
     decode = Decoder(model, 4, 5, 0.7, batch_size=3, **options)

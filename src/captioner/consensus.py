@@ -4,16 +4,17 @@ A beam ends with captions that the model finds about equally likely. The one to 
 agrees most with the captions of the training pictures in which the same words are seen, by CIDEr-D:
 the "consensus caption" of Devlin et al. 2015, "Exploring Nearest Neighbor Approaches for Image
 Captioning", here among captions that the model made for the picture itself, as in "Deep Captioning
-with Multimodal Recurrent Neural Networks" (Mao et al. 2015, section 8).
+with Multimodal Recurrent Neural Networks" (Mao et al. 2015).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from captioner.examples import people
+from captioner.examples import people, read_examples, read_features
 from captioner.metrics.cider import CiderD
 from captioner.metrics.ngrams import ReferenceNGrams
 from captioner.text import END, PAD
@@ -53,6 +54,13 @@ def told_of(seen: Seen, features: np.ndarray, tokens: np.ndarray) -> Told:
     return Told(np.concatenate(places).astype(np.float16), tokens[chosen].astype(np.uint16))
 
 
+def read_told(seen: Seen, features: Path | str, tokens: Path | str) -> Told:
+    """What is told of the training split, from the folders that the stages write."""
+    pooled = read_features(features, "pooled")
+    train = read_examples(pooled, Path(features) / "index.parquet", tokens, "train")
+    return told_of(seen, pooled[train.rows], train.tokens)
+
+
 class Consensus:
     """How far captions agree with people's captions of similar pictures.
 
@@ -63,7 +71,7 @@ class Consensus:
     """
 
     def __init__(self, seen: Seen, told: Told):
-        self._seen, self._told = tf.function(seen, reduce_retracing=True), told
+        self._seen = tf.function(seen, reduce_retracing=True)
         self._places = told.places.astype(np.float32)
         self._scorer = CiderD(ReferenceNGrams([people(group) or [[END]] for group in told.tokens]))
 

@@ -92,6 +92,8 @@ class Decoder:
         consensus: float = 0.0,
         agreement: Callable[[tf.Tensor, np.ndarray], np.ndarray] | None = None,
     ):
+        if (word_evidence and seen is None) or (consensus and agreement is None):
+            raise ValueError("word_evidence needs `seen`, and consensus needs `agreement`")
         models = [models] if isinstance(models, CaptionModel) else list(models)
         speaker = models[0] if len(models) == 1 else Ensemble(models)
         config = models[0].config
