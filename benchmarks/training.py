@@ -34,6 +34,7 @@ import numpy as np
 from captioner import CaptionerError
 from captioner.allocator import keep_large_blocks
 from captioner.examples import captions_by_picture, shuffled_batches
+from captioner.graph import graph_function
 from captioner.text import END, PAD, SPECIALS, START
 
 # Keras and PyTorch add epsilon in different places: it must be too small to matter.
@@ -200,7 +201,7 @@ def compiled(loss: Callable, variables: list, channels: tuple[int, ...], feature
     optimizer = keras.optimizers.Adam(LEARNING_RATE, epsilon=EPSILON)
     optimizer.build(variables)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *channels), features_type), SIGNATURE])
+    @graph_function(input_signature=[tf.TensorSpec((None, *channels), features_type), SIGNATURE])
     def step(features, captions):
         with tf.GradientTape() as tape:
             found = loss(features, captions, tf.stack([0, tf.cast(optimizer.iterations, tf.int32)]))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from captioner.cross_entropy import CrossEntropy, smoothed_cross_entropy
 from captioner.examples import Examples
+from captioner.graph import graph_function
 from captioner.model import CaptionModel, ModelConfig
 from captioner.packing import pack
 from captioner.text import END, PAD, START
@@ -62,7 +63,7 @@ def examples() -> Examples:
 def compiled(objective: CrossEntropy):
     """The loss as the trainer compiles it, on a batch of all pictures."""
     seeds = tf.TensorSpec((2,), tf.int32)
-    function = tf.function(objective.loss, input_signature=[objective.signature, seeds])
+    function = graph_function(objective.loss, input_signature=[objective.signature, seeds])
     batch = objective.batch(np.arange(3), (0, 0))
     return lambda *seed: np.array(function(batch, tf.constant(seed)))
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from captioner.beam_search import beam_search
 from captioner.decoding import Decoder
 from captioner.generation import IMPOSSIBLE
+from captioner.graph import graph_function
 from captioner.model import CaptionModel, ModelConfig
 from captioner.packing import SIGNATURE, pack
 from captioner.text import END, PAD, START, UNK
@@ -61,7 +62,7 @@ def teacher_forcing(model):
     """log P of each next word of packed captions, compiled once for all of them."""
     features = tf.TensorSpec((None, CONFIG.cells, CONFIG.channels), tf.float16)
 
-    @tf.function(input_signature=[features, SIGNATURE])
+    @graph_function(input_signature=[features, SIGNATURE])
     def read(features, captions):
         return tf.nn.log_softmax(model.logits(features, captions))
 

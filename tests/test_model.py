@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from captioner import CaptionerError
 from captioner.cross_entropy import features_signature
+from captioner.graph import graph_function
 from captioner.model import (
     CaptionModel,
     Dropout,
@@ -41,7 +42,7 @@ def logits(model):
     def logits(features, captions):
         return model.logits(features, captions)
 
-    return tf.function(logits, input_signature=[features_signature(model), SIGNATURE])
+    return graph_function(logits, input_signature=[features_signature(model), SIGNATURE])
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,7 @@ def test_gradients_of_teacher_forcing_are_those_of_single_steps(model, features)
     def dense(gradients):
         return [tf.convert_to_tensor(gradient).numpy() for gradient in gradients]
 
-    @tf.function(input_signature=[features_signature(model), SIGNATURE])
+    @graph_function(input_signature=[features_signature(model), SIGNATURE])
     def forced(features, captions):
         with tf.GradientTape() as tape:
             said = tf.nn.log_softmax(model.logits(features, captions))
@@ -237,7 +238,7 @@ def test_start_of_training():
 def test_dropout_follows_its_seed(model, features):
     signature = [features_signature(model), SIGNATURE, tf.TensorSpec((2,), tf.int32)]
 
-    @tf.function(input_signature=signature)
+    @graph_function(input_signature=signature)
     def logits(features, captions, seed):
         return model.logits(features, captions, Dropout(0.5, seed))
 

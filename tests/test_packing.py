@@ -6,6 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captioner.graph import graph_function
 from captioner.packing import SIGNATURE, Packed, by_picture, by_token, of_picture, pack
 from captioner.text import END, PAD, START
 
@@ -131,7 +132,7 @@ def test_of_picture_repeats_the_pictures_values(rows):
 
 def test_one_graph_takes_all_shapes():
     """What a training step relies on: packed batches are arguments of one compiled function."""
-    there_and_back = tf.function(
+    there_and_back = graph_function(
         lambda values, packed: by_token(by_picture(values, packed), packed),
         input_signature=[tf.TensorSpec((None, 1)), SIGNATURE],
     )

@@ -7,6 +7,7 @@ import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from captioner.graph import graph_function
 from captioner.recurrence import lstm_cell, packed_lstm
 
 UNITS = 3
@@ -50,7 +51,7 @@ def values_and_gradients(lstm, share_of_h, share_of_c, *arguments):
 
 # Compiled once: every example below runs through one graph, whatever its shapes.
 SCALAR = tf.TensorSpec(())
-COMPILED = tf.function(
+COMPILED = graph_function(
     lambda *given: values_and_gradients(packed_lstm, *given),
     input_signature=[SCALAR, SCALAR, *FLOATS, NUMBERS],
 )
@@ -91,7 +92,7 @@ def test_it_is_the_lstm_of_keras(lengths):
     expected = layer(inputs.swapaxes(0, 1), mask=there.T, initial_state=[h, c])
 
     i, f, g, o = np.split(inputs[there] @ layer.cell.kernel.numpy() + layer.cell.bias.numpy(), 4, 1)
-    lstm = tf.function(packed_lstm, input_signature=[*FLOATS, NUMBERS])
+    lstm = graph_function(packed_lstm, input_signature=[*FLOATS, NUMBERS])
     found, _ = lstm(np.concatenate([i, f, o, g], 1), kernel, h, c, counts)
     np.testing.assert_allclose(found, expected.numpy().swapaxes(0, 1)[there], atol=1e-6)
 

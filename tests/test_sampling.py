@@ -8,6 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from captioner.graph import graph_function
 from captioner.sampling import choose, sample, sample_with
 from captioner.text import END, PAD, START, UNK
 from tests.test_beam_search import (
@@ -145,7 +146,7 @@ def test_seeds_decide():
     """Also inside a compiled function, as training calls it, with a seed for each step."""
     table = tf.constant(random_table(0, 4))
 
-    @tf.function(input_signature=[tf.TensorSpec((2,), tf.int32)])
+    @graph_function(input_signature=[tf.TensorSpec((2,), tf.int32)])
     def compiled(seed):
         return sample(step, table, tf.zeros((4, 1), tf.int32), 8, LONGEST, seed, 0.9)
 

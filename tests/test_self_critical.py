@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from captioner.determinism import make_deterministic
 from captioner.examples import Examples
+from captioner.graph import graph_function
 from captioner.metrics.cider import CiderD
 from captioner.metrics.ngrams import ReferenceNGrams
 from captioner.model import CaptionModel, ModelConfig
@@ -61,10 +62,10 @@ def test_captions_are_counted_with_their_end_and_padding_is_none():
 
 def test_sharper_is_a_softmax_of_lower_temperature(model):
     features, packed = examples().load(np.arange(4)), pack(examples().tokens)
-    before = tf.function(model.logits)(features, packed).numpy()
+    before = graph_function(model.logits)(features, packed).numpy()
     sharpen(model)
     np.testing.assert_allclose(
-        tf.function(model.logits)(features, packed), SHARPNESS * before, rtol=1e-4, atol=1e-5
+        graph_function(model.logits)(features, packed), SHARPNESS * before, rtol=1e-4, atol=1e-5
     )
 
 
@@ -105,8 +106,8 @@ def test_equal_seeds_equal_samples(objective):
 def test_the_loss_by_hand(objective):
     batch = objective.batch(np.arange(4), (3, 1))
     features, packed, worth, rewards = batch
-    loss, total, count = tf.function(objective.loss)(batch, tf.constant([3, 1]))
-    logits = tf.function(objective.model.logits)(features, packed).numpy().astype(np.float64)
+    loss, total, count = graph_function(objective.loss)(batch, tf.constant([3, 1]))
+    logits = graph_function(objective.model.logits)(features, packed).numpy().astype(np.float64)
     said = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     said = said[np.arange(len(said)), packed.targets]
     assert float(loss) == pytest.approx(-(worth * said).mean(), abs=1e-5)
@@ -117,7 +118,7 @@ def test_the_loss_by_hand(objective):
 def test_it_learns_what_people_say_from_rewards_alone(objective):
     """No step sees a person's caption."""
     signature = [objective.signature, tf.TensorSpec((2,), tf.int32)]
-    step = tf.function(objective.loss, input_signature=signature)
+    step = graph_function(objective.loss, input_signature=signature)
     optimizer = keras.optimizers.Adam(0.02)
     weights = objective.model.trainable_variables
     seen = []

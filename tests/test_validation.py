@@ -4,12 +4,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from captioner import validation
 from captioner.cross_entropy import features_signature
 from captioner.determinism import make_deterministic
 from captioner.examples import Examples
+from captioner.graph import graph_function
 from captioner.metrics.cider import CiderD
 from captioner.metrics.ngrams import ReferenceNGrams
 from captioner.model import CaptionModel, ModelConfig
@@ -65,7 +65,7 @@ def test_validator_scores_its_rows_with_the_weights_of_the_moment(monkeypatch):
         ModelConfig(len(vocabulary), 6, cells=2, channels=3, units=8, heads=2),
         rng.normal(size=(len(vocabulary), 6)),
     )
-    said = tf.function(
+    said = graph_function(
         lambda features, captions: model.logits(features, captions),
         input_signature=[features_signature(model), SIGNATURE],
     )

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from captioner.drawing import (
     CAPTION,
@@ -23,6 +22,7 @@ from captioner.drawing import (
     height_of,
 )
 from captioner.gallery import Exhibit
+from captioner.graph import graph_function
 from captioner.model import CaptionModel
 from captioner.overlay import (
     COLORS,
@@ -70,7 +70,7 @@ def attention_weights(
         return seen
     batch_size = min(batch_size, pictures)
 
-    watch = tf.function(model.looked_at)
+    watch = graph_function(model.looked_at)
     for first in range(0, pictures, batch_size):
         batch = slice(first, first + batch_size)
         missing = batch_size - len(words[batch])

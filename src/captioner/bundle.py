@@ -20,6 +20,7 @@ from captioner.decoding import Decoder, Found
 from captioner.embeddings import meaning_vectors, unit_vectors
 from captioner.encoder import encoded, grid_function, load_encoder, save_encoder
 from captioner.files import atomic_folder, digest, read_json, write_json
+from captioner.graph import graph_function
 from captioner.joint_embedding import HEADS, JointEncoder, JointModel, load_joint, save_joint
 from captioner.model import CaptionModel, load_captioner, save_captioner
 from captioner.raster import Fit, decode, prepare
@@ -166,7 +167,7 @@ class Captioner:
         self._grid_of = {size: grid_function(encoder, size) for size in sizes}
         self._shape = encoder.output_shape[1:3]
 
-        @tf.function(reduce_retracing=True)
+        @graph_function(reduce_retracing=True)
         def looked_at(features, words):
             return tf.add_n([model.looked_at(features, words) for model in models]) / len(models)
 

@@ -17,6 +17,7 @@ from keras import layers
 from tqdm import tqdm
 
 from captioner import CaptionerError
+from captioner.graph import graph_function
 
 Decode = Callable[[np.ndarray], np.ndarray]
 
@@ -96,7 +97,7 @@ def train_cnn(
     optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
     weights = encoder.trainable_variables + head.trainable_variables
 
-    @tf.function(input_signature=signature(encoder, head))
+    @graph_function(input_signature=signature(encoder, head))
     def step(pictures, truth):
         with tf.GradientTape() as tape:
             logits = head(encoder(pictures, training=True))
@@ -189,7 +190,7 @@ def validator(
     """A function that returns loss and micro F1 over all pictures and labels of `val`."""
     numbers, labels = val
 
-    @tf.function(input_signature=signature(encoder, head))
+    @graph_function(input_signature=signature(encoder, head))
     def predict(pictures, truth):
         logits = head(encoder(pictures, training=False))
         loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(truth, logits))

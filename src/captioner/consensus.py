@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from captioner.examples import people, read_examples, read_features
+from captioner.graph import graph_function
 from captioner.metrics.cider import CiderD
 from captioner.metrics.ngrams import ReferenceNGrams
 from captioner.text import END, PAD
@@ -71,7 +72,7 @@ class Consensus:
     """
 
     def __init__(self, seen: Seen, told: Told):
-        self._seen = tf.function(seen, reduce_retracing=True)
+        self._seen = graph_function(seen, reduce_retracing=True)
         self._places = told.places.astype(np.float32)
         self._scorer = CiderD(ReferenceNGrams([people(group) or [[END]] for group in told.tokens]))
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from captioner.examples import Examples
+from captioner.graph import graph_function
 from captioner.joint_embedding import JointEncoder, JointModel
 from captioner.metrics.retrieval import ranks
 from captioner.model import Dropout
@@ -87,7 +88,7 @@ def learn_words(model: JointModel, examples: Examples, seed: int) -> None:
     optimizer = keras.optimizers.Adam(WORD_RATE)
     optimizer.build(weights)
 
-    @tf.function(
+    @graph_function(
         input_signature=[
             tf.TensorSpec((None, model.config.cells, model.config.channels), tf.float16),
             SIGNATURE,
@@ -145,7 +146,7 @@ def keep_references(model: JointModel, examples: Examples) -> None:
     model.reference_pictures.assign(model.pictures(features))
     packed = pack(tokens[first[chosen]][None].astype(np.int32))
     vectors = np.empty(model.reference_sentences.shape, np.float32)
-    vectors[packed.captions] = tf.function(model.sentences)(packed)
+    vectors[packed.captions] = graph_function(model.sentences)(packed)
     model.reference_sentences.assign(vectors)
 
 

@@ -18,6 +18,7 @@ from keras import layers, ops
 
 from captioner import CaptionerError
 from captioner.cnn import Decode, passes
+from captioner.graph import graph_function
 
 FILTERS = (64, 32)  # of the two convolutions of 3x3, without padding
 BLOCKS = 6  # a side, or up to two more where the cells do not divide by it
@@ -156,7 +157,7 @@ def train_course_cnn(
         tf.TensorSpec((None,), tf.int32),
     ]
 
-    @tf.function(input_signature=signature)
+    @graph_function(input_signature=signature)
     def step(pictures, truth):
         with tf.GradientTape() as tape:
             logits = head(encoder(tf.cast(pictures, tf.float32), training=True))
@@ -186,7 +187,7 @@ def predict(
 ) -> np.ndarray:
     """The probabilities of the classes (softmax): (n, classes) float32 for picture numbers (n,)."""
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *encoder.input_shape[1:]), tf.uint8)])
+    @graph_function(input_signature=[tf.TensorSpec((None, *encoder.input_shape[1:]), tf.uint8)])
     def compiled(pictures):
         return tf.nn.softmax(head(encoder(tf.cast(pictures, tf.float32), training=False)))
 

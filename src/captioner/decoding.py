@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from captioner.beam_search import beam_search
 from captioner.generation import IMPOSSIBLE
+from captioner.graph import graph_function
 from captioner.model import CaptionModel
 from captioner.sampling import sample_with
 from captioner.text import PAD
@@ -105,7 +106,7 @@ class Decoder:
         def evidence_of(features):
             return word_evidence * seen(features) if word_evidence else None
 
-        @tf.function(input_signature=[features])
+        @graph_function(input_signature=[features])
         def search(features):
             looked = speaker.look(features)
             options = {"wanted": 1, "evidence": evidence_of(features)}
@@ -114,7 +115,7 @@ class Decoder:
             )
             return words[:, 0, 0], total[:, 0, 0]
 
-        @tf.function(reduce_retracing=True)
+        @graph_function(reduce_retracing=True)
         def search_groups(features, groups: int, width: int, length_penalty):
             looked = speaker.look(features)
             settings = (max_length, length_penalty, no_repeat)
@@ -122,14 +123,14 @@ class Decoder:
             words, totals, _ = beam_search(speaker.next_word, *looked, width, *settings, **options)
             return words, totals
 
-        @tf.function(reduce_retracing=True)
+        @graph_function(reduce_retracing=True)
         def draw(features, draws, top_p: float):
             draws = tf.repeat(draws[None], tf.shape(features)[0], 0)
             return sample_with(draws, speaker.next_word, *speaker.look(features), top_p)
 
         self.search, self._search_groups, self._draw = search, search_groups, draw
         self._evidence_of = (
-            tf.function(evidence_of, input_signature=[features]) if word_evidence else None
+            graph_function(evidence_of, input_signature=[features]) if word_evidence else None
         )
         self._consensus, self._agreement = consensus, agreement
 

@@ -22,6 +22,7 @@ from captioner.cnn import build_cnn, build_head
 from captioner.course_cnn import build_course_cnn
 from captioner.fetch import find_in_mirror
 from captioner.files import read_json, write_json
+from captioner.graph import graph_function
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def word_function(head: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """
     _, rows, columns, channels = head.input_shape
 
-    @tf.function(input_signature=[tf.TensorSpec((None, rows * columns, channels), tf.float16)])
+    @graph_function(input_signature=[tf.TensorSpec((None, rows * columns, channels), tf.float16)])
     def compiled(grid):
         grid = tf.reshape(tf.cast(grid, tf.float32), (-1, rows, columns, channels))
         return tf.cast(tf.sigmoid(head(grid, training=False)), tf.float16)
@@ -222,7 +223,7 @@ def grid_function(encoder: keras.Model, batch_size: int) -> Callable[[np.ndarray
     """
     size = encoder.input_shape[1]
 
-    @tf.function(input_signature=[tf.TensorSpec((batch_size, size, size, 3), tf.uint8)])
+    @graph_function(input_signature=[tf.TensorSpec((batch_size, size, size, 3), tf.uint8)])
     def compiled(pictures):
         return encoded(encoder, pictures)
 

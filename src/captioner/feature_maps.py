@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from captioner.graph import graph_function
+
 Kind = Literal["convolution", "activation", "pooling"]
 ORDER: tuple[Kind, ...] = ("convolution", "activation", "pooling")
 
@@ -45,7 +47,7 @@ def watch(
     if network is not encoder:
         before = encoder.operations[-2].output  # what the encoder feeds to the network
         watched = keras.Model(encoder.input, watched(before))
-    values = tf.function(watched)(tf.constant(pictures, tf.float32), training=False)
+    values = graph_function(watched)(tf.constant(pictures, tf.float32), training=False)
     return [np.asarray(value) for value in keras.tree.flatten(values)]
 
 

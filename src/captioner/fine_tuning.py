@@ -22,6 +22,7 @@ from captioner.checkpoints import State, assign, load_arrays
 from captioner.cnn import Epoch, passes, signature, validator, warm_cosine
 from captioner.encoder import extract_features
 from captioner.files import atomic_folder, read_json, write_json
+from captioner.graph import graph_function
 
 HEAD_RATE = 10.0  # the head starts from nothing: times the learning rate of the network
 DROPOUT = 0.2  # share of the grid's channels that the head does not see in a step
@@ -77,7 +78,7 @@ def fine_tune(
     for optimizer, weights in zip(optimizers, parts, strict=True):
         optimizer.build(weights)
 
-    @tf.function(input_signature=signature(upper, head))
+    @graph_function(input_signature=signature(upper, head))
     def step(activations, truth):
         draw = tf.stack([seed, tf.cast(optimizers[0].iterations, tf.int32)])
         with tf.GradientTape() as tape:

@@ -18,6 +18,7 @@ from keras import layers
 
 from captioner.drawing import CAPTION, MARGIN, NOTE, TEXT_GAP, TITLE, Page, height_of
 from captioner.feature_maps import network_of
+from captioner.graph import graph_function
 from captioner.overlay import COLORS, GAP, SCALE, SIDE, STEP, WORD, WORD_HEIGHT, overlay
 
 TILES = 8  # on a line: pictures and maps
@@ -55,7 +56,7 @@ def grad_cam(
     """
     lower, upper = _halves(encoder)
     count, each = classes.shape
-    maps = tf.function(lower)(tf.constant(pictures, tf.float32), training=False)
+    maps = graph_function(lower)(tf.constant(pictures, tf.float32), training=False)
     # A copy of the maps for each pair: pairs do not mix, so one tape has the gradients of all.
     maps = tf.repeat(maps, each, axis=0)
     with tf.GradientTape() as tape:
@@ -89,7 +90,7 @@ def predict(
     encoder: keras.Model, head: keras.Model, pictures: np.ndarray, exclusive: bool
 ) -> np.ndarray:
     """Probabilities (n, labels): of each word by itself, or of classes that exclude each other."""
-    grid = tf.function(encoder)(tf.constant(pictures, tf.float32), training=False)
+    grid = graph_function(encoder)(tf.constant(pictures, tf.float32), training=False)
     logits = head(grid, training=False)
     return (tf.nn.softmax(logits) if exclusive else tf.sigmoid(logits)).numpy()
 

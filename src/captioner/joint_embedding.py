@@ -27,6 +27,7 @@ from keras import layers
 
 from captioner import CaptionerError
 from captioner.files import read_json, write_json
+from captioner.graph import graph_function
 from captioner.model import DAMAGE, PROJECTED_WORD
 from captioner.packing import SIGNATURE, Packed, pack
 from captioner.recurrence import packed_lstm
@@ -229,8 +230,8 @@ class JointEncoder:
     def __init__(self, model: JointModel):
         self.config = config = model.config
         features = tf.TensorSpec((None, config.cells, config.channels), tf.float16)
-        self._pictures = tf.function(model.pictures, input_signature=[features])
-        self._sentences = tf.function(model.sentences, input_signature=[SIGNATURE])
+        self._pictures = graph_function(model.pictures, input_signature=[features])
+        self._sentences = graph_function(model.sentences, input_signature=[SIGNATURE])
         self._near_pictures = model.reference_sentences.numpy()
         self._near_sentences = model.reference_pictures.numpy()
 

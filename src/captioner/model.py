@@ -212,9 +212,13 @@ class CaptionModel(keras.Model):
         pictures, length = tf.unstack(tf.shape(words))
         read = tf.concat([tf.fill((pictures, 1), START), words[:, :-1]], 1)
         found = tf.TensorArray(tf.float32, length)
-        for position in tf.range(length):
+
+        def advance(position, state, found):
             state, _, weights = self.step(memory, state, read[:, position, None])
-            found = found.write(position, tf.reduce_mean(weights[:, :, 0], 1))
+            return position + 1, state, found.write(position, tf.reduce_mean(weights[:, :, 0], 1))
+
+        start = (tf.constant(0), state, found)
+        *_, found = tf.while_loop(lambda position, *_: position < length, advance, start)
         return tf.transpose(found.stack(), (1, 0, 2))
 
     def logits(self, features: tf.Tensor, captions: Packed, dropout: "Dropout | None" = None):

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from captioner.bundle import Captioner, Preparation
 from captioner.files import atomic_folder
+from captioner.graph import graph_function
 from captioner.text import PAD
 
 HEAD = 65536  # bytes of a JPEG in which the orientation is looked for
@@ -41,7 +42,7 @@ class _Served(tf.Module):
         words = tf.constant([word.encode() for word in captioner.vocabulary.words])
         preparation = captioner.preparation
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="jpeg")])
+        @graph_function(input_signature=[tf.TensorSpec([None], tf.string, name="jpeg")])
         def caption(jpeg: tf.Tensor) -> dict[str, tf.Tensor]:
             size = (preparation.size, preparation.size, 3)
             pixels = tf.map_fn(

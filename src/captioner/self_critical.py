@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from captioner.cross_entropy import features_signature
 from captioner.examples import Examples, people
+from captioner.graph import graph_function
 from captioner.metrics.cider import CiderD
 from captioner.metrics.ngrams import ReferenceNGrams
 from captioner.model import CaptionModel, Dropout
@@ -56,7 +57,7 @@ class SelfCritical:
         self.signature = (features_signature(model), SIGNATURE, numbers, numbers)
         self.scorer = CiderD(ReferenceNGrams([people(group) for group in examples.tokens]))
 
-        @tf.function(input_signature=[features_signature(model), tf.TensorSpec((2,), tf.int32)])
+        @graph_function(input_signature=[features_signature(model), tf.TensorSpec((2,), tf.int32)])
         def draw(features, seed):
             words, _ = sample(model.next_word, *model.look(features), samples, max_length, seed)
             return words

@@ -22,6 +22,7 @@ from captioner import CaptionerError
 from captioner.checkpoints import Progress, State, assign, load_arrays
 from captioner.examples import shuffled_batches
 from captioner.files import atomic_folder, read_json, write_json
+from captioner.graph import graph_function
 
 BEST = "best.weights.h5"
 WARM_UP = 100  # steps of linearly growing learning rate, or an epoch if that is shorter
@@ -99,7 +100,7 @@ class Trainer:
         self.progress = Progress()
         # One graph for all batches, whatever the lengths of their captions.
         signature = [objective.signature, tf.TensorSpec((2,), tf.int32)]
-        self._step = tf.function(self._train_step, input_signature=signature)
+        self._step = graph_function(self._train_step, input_signature=signature)
 
     def run(
         self, score: Callable[[], dict[str, float]], on_epoch: Callable[[dict], None]

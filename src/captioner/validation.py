@@ -8,11 +8,11 @@ captions and the number of words in use, which shrink when a model takes to safe
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from captioner.cross_entropy import features_signature, smoothed_cross_entropy
 from captioner.decoding import Decoder
 from captioner.examples import Examples
+from captioner.graph import graph_function
 from captioner.metrics.cider import CiderD
 from captioner.metrics.ngrams import ReferenceNGrams
 from captioner.model import CaptionModel
@@ -45,7 +45,7 @@ def validator(
     longest = examples.tokens.shape[-1] - 2
     decode = Decoder(model, beam_width=1, max_length=longest, length_penalty=0.0, batch_size=BATCH)
 
-    @tf.function(input_signature=[features_signature(model), SIGNATURE])
+    @graph_function(input_signature=[features_signature(model), SIGNATURE])
     def plain_loss(features, captions):
         _, plain = smoothed_cross_entropy(model.logits(features, captions), captions.targets, 0.0)
         return plain
