@@ -73,7 +73,8 @@ def main() -> None:
         seen=joint.evidence,
         agreement=told and Consensus(joint.likelier, told),
     )
-    said, _ = speak(read_features("data/features", params.train.attention), progress=True)
+    features = read_features("data/features", params.train.attention)
+    said = captions_of(speak, features, index["split"].to_numpy())
     index.insert(2, "caption", [vocabulary.decode(row) for row in said])
 
     jpegs = read_pictures("data/images", ["jpeg"])["jpeg"]
@@ -112,6 +113,18 @@ def main() -> None:
     sizes = {"pictures": len(index), "captions": len(captions), "words": len(vocabulary)}
     metrics |= sizes | {f"{name}_size": size for name, size in dimensions.items()}
     write_json(REPORTS / "metrics.json", metrics | {"projected": len(shown)})
+
+
+def captions_of(speak: Decoder, features: np.ndarray, splits: np.ndarray) -> np.ndarray:
+    """(pictures, max_length) words. A training picture is the one most like itself: there consensus
+    would repeat what its own people say, and is left out.
+    """
+    said = []
+    for split in dict.fromkeys(splits):  # the rows of a split lie together
+        rows = np.flatnonzero(splits == split)
+        here = features[rows[0] : rows[-1] + 1]
+        said.append(speak(here, progress=True, alone=split == "train")[0])
+    return np.concatenate(said)
 
 
 def compare_recommendations(

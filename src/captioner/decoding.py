@@ -134,17 +134,18 @@ class Decoder:
         )
         self._consensus, self._agreement = consensus, agreement
 
-    def __call__(self, features: np.ndarray, progress: bool = False):
+    def __call__(self, features: np.ndarray, progress: bool = False, alone: bool = False):
         """The likeliest caption of each picture.
 
         Args:
             features: (pictures, cells, channels) float16; may be a memory map.
             progress: show a bar.
+            alone: leave consensus out.
 
         Returns:
             words (pictures, max_length) int32, padded, and log-probabilities (pictures,).
         """
-        find = self._agreed if self._consensus else self.search
+        find = self._agreed if self._consensus and not alone else self.search
         found = [find(batch) for batch in self._batches(features, progress)]
         return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
