@@ -88,6 +88,8 @@ canvas.addEventListener('pointermove', event => {
   if (!map) return;
   const before = fingers.get(event.pointerId);
   if (!before) {
+    // The page may move under a pointer that stands still: what the keys chose stays chosen.
+    if (!event.movementX && !event.movementY) return;
     return choose(nearest(event.offsetX, event.offsetY, () => true, side()));
   }
   const dx = event.offsetX - before.offsetX, dy = event.offsetY - before.offsetY;
