@@ -19,10 +19,11 @@ from captioner.classification import Classification, class_labels
 from captioner.classification_report import write_classification_report
 from captioner.datasets import SPLITS
 from captioner.determinism import make_deterministic
-from captioner.encoder import BACKBONES, build_encoder, find_weights, save_encoder, save_words
+from captioner.encoder import BACKBONES, build_encoder, save_encoder, save_words
 from captioner.encoder_report import write_encoder_report
 from captioner.files import atomic_file, atomic_folder, digest, write_json
 from captioner.images import batches, jpegs, read_pictures
+from captioner.inputs import WEIGHTS
 from captioner.raster import decode
 from captioner.word_labels import word_labels
 from captioner.word_probe import word_probe
@@ -45,7 +46,8 @@ def main() -> None:
     encoder, head, names, history = learn(params, index, rows)
 
     with atomic_folder("models/encoder") as folder:
-        save_encoder(encoder, backbone, params.preprocess.side, folder)
+        weights = WEIGHTS / BACKBONES[backbone].weights if backbone in BACKBONES else None
+        save_encoder(encoder, backbone, params.preprocess.side, folder, weights)
         if learn in (learn_words, tune_words):
             save_words(head, names, folder)
     with atomic_file(REPORTS / "history.csv") as path:
@@ -105,7 +107,7 @@ def learn_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tup
 def tune_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tuple:
     """ImageNet weights, fine-tuned on the captions' words: encoder, head, words, history."""
     backbone = params.encoder.backbone
-    weights = find_weights(backbone)
+    weights = WEIGHTS / BACKBONES[backbone].weights
     labels, names = labels_of_words(params, index)
     encoder = build_encoder(backbone, params.preprocess.side, weights)
     head = cnn.build_head(encoder, len(names), params.seed)
@@ -113,8 +115,8 @@ def tune_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tupl
     options = params.encoder.model_dump(include=TRAINING) | {"seed": params.seed}
     # What a killed training left belongs to exactly these settings, data and code, or is removed.
     code = map(inspect.getfile, (build_encoder, cnn, fine_tuning, word_labels))
-    settings = [params.seed, params.encoder, params.tokenize.split_characters, weights]
-    state = State.of(SCRATCH, settings, digest(IMAGES, CAPTIONS, *code))
+    settings = [params.seed, params.encoder, params.tokenize.split_characters]
+    state = State.of(SCRATCH, settings, digest(IMAGES, CAPTIONS, weights, *code))
     pictures = batches(IMAGES, params.encoder.batch_size)
     cut = BACKBONES[backbone].cut
     epochs = fine_tuning.fine_tune(encoder, head, cut, pictures, train, val, state, **options)
@@ -124,7 +126,8 @@ def tune_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tupl
 def probe_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tuple:
     """ImageNet weights, and a probe of the captions' words: encoder, head, words, no history."""
     backbone = params.encoder.backbone
-    encoder = build_encoder(backbone, params.preprocess.side, find_weights(backbone))
+    weights = WEIGHTS / BACKBONES[backbone].weights
+    encoder = build_encoder(backbone, params.preprocess.side, weights)
     labels, names = labels_of_words(params, index)
     probed = spread(rows["train"], PROBED)
     head = word_probe(encoder, reader(probed)(probed), labels[probed])

@@ -1,6 +1,7 @@
 """encoder.py: backbones with the scaling of their publishers, features on disk, files."""
 
 import io
+import json
 import zipfile
 
 import keras
@@ -17,7 +18,7 @@ from captioner.encoder import (
     BACKBONES,
     build_encoder,
     extract_features,
-    find_weights,
+    fetch_weights,
     grid_function,
     load_encoder,
     load_words,
@@ -298,14 +299,32 @@ def test_damaged_imagenet_weights_are_one_line_that_says_what_to_do(tmp_path):
 
 
 def test_weights_come_from_the_mirror_else_from_keras(monkeypatch, tmp_path):
-    monkeypatch.delenv("CAPTIONER_MIRROR", raising=False)
-    assert find_weights("vgg16") == "imagenet"
+    """Keras's own file is there already: nothing is asked of the network."""
+    name = BACKBONES["mobilenet_v2"].weights
+    monkeypatch.setattr("captioner.encoder.keras_home", lambda: str(tmp_path / "home"))
+    asked = []
+    monkeypatch.setattr("captioner.encoder.build_encoder", lambda *args: asked.append(args))
     monkeypatch.setenv("CAPTIONER_MIRROR", str(tmp_path))
-    assert find_weights("vgg16") == "imagenet"
-    stored = tmp_path / "keras" / "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    assert fetch_weights("mobilenet_v2") == tmp_path / "home" / "models" / name
+    assert asked == [("mobilenet_v2", 224, "imagenet")]
+    stored = tmp_path / "keras" / name
     stored.parent.mkdir()
     stored.write_bytes(b"")
-    assert find_weights("vgg16") == str(stored)
+    assert fetch_weights("mobilenet_v2") == stored
+    assert len(asked) == 1
+
+
+def test_the_name_and_sha256_of_imagenet_weights_are_noted(tmp_path):
+    """So that DVC sees other weights even where fine-tuning would end with the same ones."""
+    encoder = build_encoder("mobilenet_v2", 32)
+    source = tmp_path / "published.h5"
+    source.write_bytes(b"abc")
+    save_encoder(encoder, "mobilenet_v2", 32, tmp_path, source)
+    assert json.loads((tmp_path / "config.json").read_text())["imagenet_weights"] == {
+        "name": "published.h5",
+        "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+    }
+    assert load_encoder(tmp_path)[1] == 32
 
 
 def test_real_weights_tell_real_photographs_apart(shared, monkeypatch):
@@ -314,8 +333,8 @@ def test_real_weights_tell_real_photographs_apart(shared, monkeypatch):
         names = [name for name in archive.namelist() if name.endswith(".jpg")][:2]
         opened = [Image.open(io.BytesIO(archive.read(name))).convert("RGB") for name in names]
     pictures = np.stack([np.asarray(picture.resize((224, 224))) for picture in opened])
-    weights = find_weights("mobilenet_v2")
-    assert weights != "imagenet"
+    weights = fetch_weights("mobilenet_v2")
+    assert weights.is_relative_to(shared)
     grid = grid_function(build_encoder("mobilenet_v2", 224, weights), 2)(pictures).astype(float)
     assert grid.shape == (2, 49, 1280)
     assert np.isfinite(grid).all()

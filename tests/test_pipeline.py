@@ -190,7 +190,7 @@ def assert_complete(pipeline: Pipeline, run) -> None:
         if Path(name).name != "metrics.json":
             assert (artifacts / name).read_bytes() == (folder / name).read_bytes(), name
     lock = yaml.safe_load((artifacts / "dvc.lock").read_text())
-    assert lock["stages"].keys() - {"track"} == set(STAGES)
+    assert lock["stages"].keys() - {"track"} == {"inputs", *STAGES}
     # What `track` saw in the middle of `dvc repro` is what dvc.lock says after it.
     state = run.data.tags["captioner.fingerprint"]
     assert state == tracking.fingerprint(folder / "dvc.lock")
@@ -263,6 +263,19 @@ def test_no_change_no_new_run(pipeline):
     assert "up to date" in pipeline.dvc("status")
     assert pipeline.runs().keys() == before
     assert (pipeline.folder / "dvc.lock").read_bytes() == lock
+
+
+def test_files_of_a_data_set_that_is_not_chosen_need_not_be_there(pipeline):
+    before = (pipeline.folder / "params.yaml").read_bytes()
+    gone = {
+        f"datasets.table.download.{name}": f"/no/disk/{name}" for name in ("captions", "pictures")
+    }
+    pipeline.set_params(gone)
+    try:
+        assert "Running stage" not in pipeline.dvc("repro", "preprocess")
+        assert "up to date" in pipeline.dvc("status", "preprocess")
+    finally:
+        (pipeline.folder / "params.yaml").write_bytes(before)
 
 
 def test_dvc_shows_metrics_and_plots(pipeline, tmp_path):

@@ -4,7 +4,6 @@ import ast
 import importlib
 import json
 import os
-import re
 import subprocess
 import sys
 from functools import cache
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from captioner import CaptionerError
+from captioner.sections import SECTIONS
 from stages import run_stage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,7 +124,7 @@ def test_each_stage_is_a_module_that_does_nothing_when_imported(name, tmp_path, 
 
 
 def test_stages_that_need_no_tensors_start_without_tensorflow():
-    names = ["download", "preprocess", "tokenize", "track"]
+    names = ["download", "inputs", "preprocess", "tokenize", "track"]
     code = (
         "import sys, importlib\n"
         f"for name in {names!r}: importlib.import_module(f'stages.{{name}}')\n"
@@ -225,10 +225,12 @@ def test_imports_are_found_wherever_they_stand():
 def test_stages_are_fed_by_earlier_ones():
     made: set[str] = set()
     for name, stage in STAGES.items():
-        ours = ("src/", "stages/", "params.yaml", "${datasets.table.download.")
+        ours = ("src/", "stages/", "params.yaml")
         data = [path for path in stage["deps"] if not path.startswith(ours)]
+        made |= {f"{path}/pictures" for path in made if path == "data/inputs/table"}  # a link
         assert set(data) <= made, f"{name} reads what no earlier stage writes"
-        made |= {next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]}
+        outs = {next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]}
+        made |= {path.removesuffix("/links.json") for path in outs}
     assert {path for path in DVC["metrics"] if str(Path(path).parent) in made} == set(
         DVC["metrics"]
     )
@@ -253,21 +255,78 @@ def test_params_of_a_stage_are_there_for_every_data_set(stage, dataset):
             value = value[part]
 
 
+def params_read(stage: str) -> set[str]:
+    """Keys that a stage's script reads, `seed` or `section.key`; a section handed on is all of it.
+
+    `params.a.model_dump(include=KEYS)` reads these keys of section `a`. A name that a section is
+    given (`options = params.train`) stands for that section.
+    """
+    module = importlib.import_module(f"stages.{stage}")
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    names = {"params": ""}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            targets, values = [node.targets[0]], [node.value]
+            if isinstance(node.value, ast.Tuple) and isinstance(node.targets[0], ast.Tuple):
+                targets, values = node.targets[0].elts, node.value.elts
+            for target, value in zip(targets, values, strict=True):
+                if isinstance(target, ast.Name) and isinstance(value, ast.Attribute):
+                    section = ast.unparse(value).removeprefix("params.")
+                    if section in SECTIONS:
+                        names[target.id] = section
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    read = set()
+    for node in ast.walk(tree):
+        if (
+            not isinstance(node, ast.Name)
+            or node.id not in names
+            or isinstance(node.ctx, ast.Store)
+        ):
+            continue
+        path, call = names[node.id].split(".") if names[node.id] else [], None
+        while isinstance(parents[node], ast.Attribute):
+            node = parents[node]
+            if node.attr == "model_dump":
+                call = parents[node]
+                break
+            path.append(node.attr)
+        if not path or path[0] in ("model_dump", "dataset"):
+            continue  # all params, for MLflow; a name, for titles
+        include = {word.arg: word.value for word in call.keywords}.get("include") if call else None
+        if include is not None:
+            keys = eval(compile(ast.Expression(include), stage, "eval"), vars(module))
+            read |= {f"{path[0]}.{key}" for key in keys if key in SECTIONS[path[0]].model_fields}
+        elif isinstance(parents[node], ast.Assign) and len(path) == 1 and path[0] != "seed":
+            continue  # the section's name stands for it from here on
+        else:
+            read.add(".".join(path[:2]))
+    return read
+
+
+# Properties of a section, made of one of its keys.
+MADE_OF = {"evaluate.java_measures": "evaluate.java_metrics"}
+
+
 @pytest.mark.parametrize("stage", [name for name in STAGES if name != "track"])
 def test_a_stage_names_the_params_it_reads(stage):
-    """`params.a.b` in its script is covered by a key of dvc.yaml, and so is the row's part."""
-    named = [key.split(".") for key in STAGES[stage]["params"]]
-    text = (ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8")
-    chains = re.findall(r"\bparams((?:\.\w+)+)", text.replace("captioner.params", ""))
-    read = {tuple(chain.removeprefix(".").split(".")[:2]) for chain in chains}
-    read = {parts[:1] if parts[1:] == ("model_dump",) else parts for parts in read}
-    read -= {("model_dump",), ("dataset",), ("seed",)}
+    """Key by key, in dvc.yaml: the section or the key itself, and the row where it says auto."""
+    named = set(STAGES[stage]["params"])
+    read = {MADE_OF.get(key, key) for key in params_read(stage)}
     assert read
-    for parts in read:
-        section = parts[0]
+    flat = {f"{a}.{b}": value for a in SECTIONS for b, value in PARAMS[a].items()}
+    auto = {name for name, value in flat.items() if value == "auto"}
+    for key in read:
+        section = key.split(".")[0]
         if section != "download":
-            assert any(key[0] == section for key in named), parts
-        if any(section in row for row in PARAMS["datasets"].values()) and (
-            len(parts) == 1 or section == "download" or PARAMS[section].get(parts[1]) == "auto"
-        ):
-            assert ["datasets", "${dataset}", section] in named, parts
+            assert {key, section} & named, f"{stage} reads {key}, which dvc.yaml does not name"
+        if section == "download" or key in auto or any(name.startswith(f"{key}.") for name in auto):
+            assert f"datasets.${{dataset}}.{section}" in named, f"{stage} reads {key}"
+
+
+def test_the_params_that_scripts_read_are_found():
+    assert {"seed", "evaluate.batch_size", "evaluate.consensus", "train.attention"} <= params_read(
+        "export"
+    )
+    assert "evaluate.gallery" not in params_read("export")
+    assert {"seed", "preprocess.side", "preprocess.max_rejected"} <= params_read("preprocess")
+    assert {"train.units", "features.mirrored"} <= params_read("train")

@@ -105,16 +105,17 @@ def learn_words(model: JointModel, examples: Examples, seed: int) -> None:
             loss = tf.reduce_mean(tf.reduce_sum(losses, 1))
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
 
-    rng = np.random.default_rng(seed)
+    rng, done = np.random.default_rng(seed), 0
     count = len(examples.rows)
     passes = max(WORD_PASSES, -(-LEAST_STEPS * WORD_BATCH // count))
     with tqdm(total=passes * count, desc="words", unit="picture", disable=None) as bar:
-        for number in range(passes):
+        for _ in range(passes):
             order = rng.permutation(count)
             for start in range(0, count, WORD_BATCH):
                 chosen = np.sort(order[start : start + WORD_BATCH])
                 captions_of = pack(examples.tokens[chosen])
-                step(examples.load(chosen, rng), captions_of, np.int32([number, start]))
+                step(examples.load(chosen, rng), captions_of, np.int32([seed, done]))
+                done += 1
                 bar.update(len(chosen))
     model.seen_words.trainable = False
 

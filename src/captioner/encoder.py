@@ -6,6 +6,7 @@ used alike: uint8 pictures in, a grid of features out. Each backbone brings the 
 its weights were trained with.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import applications, layers
+from keras.src.backend.config import keras_home
 
 from captioner import CaptionerError
 from captioner.checkpoints import load_arrays
@@ -71,13 +73,20 @@ BACKBONES = {
 }
 
 
-def find_weights(backbone: str) -> str:
-    """The file of a backbone's ImageNet weights in the mirror folder, else "imagenet".
+def fetch_weights(backbone: str) -> Path:
+    """The file of a backbone's ImageNet weights: in the mirror, else where Keras keeps downloads.
 
-    For "imagenet" Keras fetches the published file and checks it.
+    Keras fetches the published file if it is not there, and checks it.
+
+    Raises:
+        CaptionerError: they cannot be had.
     """
-    found = find_in_mirror(BACKBONES[backbone].weights, None, None)
-    return "imagenet" if found is None else str(found)
+    name = BACKBONES[backbone].weights
+    found = find_in_mirror(name, None, None)
+    if found is not None:
+        return found
+    build_encoder(backbone, 224, "imagenet")
+    return Path(keras_home()).expanduser() / "models" / name
 
 
 def build_encoder(
@@ -130,9 +139,19 @@ def _scale(pictures, scaling: str):
     return pictures
 
 
-def save_encoder(encoder: keras.Model, backbone: str, size: int, folder: Path) -> None:
-    """Write config.json and weights.weights.h5 into an existing folder."""
-    config = {"backbone": backbone, "size": size}
+def save_encoder(
+    encoder: keras.Model, backbone: str, size: int, folder: Path, source: Path | None = None
+) -> None:
+    """Write config.json and weights.weights.h5 into an existing folder.
+
+    Args:
+        source: the file of ImageNet weights that it started from; its name and sha256 are noted.
+    """
+    config: dict[str, object] = {"backbone": backbone, "size": size}
+    if source is not None:
+        with source.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        config["imagenet_weights"] = {"name": source.name, "sha256": sha256}
     if backbone == "course_cnn":
         config["classes"] = encoder.get_layer("evidence").classes
     write_json(folder / "config.json", config)
