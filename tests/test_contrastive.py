@@ -76,6 +76,20 @@ def small_model(known: int) -> JointModel:
     return JointModel(config, vectors, np.arange(4, 4 + known))
 
 
+def test_dropout_of_the_words_part_comes_from_the_seed(monkeypatch):
+    """Of one picture there is no order that a seed could change: dropout is all that is left."""
+    monkeypatch.setattr("captioner.contrastive.LEAST_STEPS", 0)
+    every = examples()
+    one = Examples(every.features, every.rows[:1], every.names[:1], every.tokens[:1])
+    kernels = []
+    for seed in (1, 1, 2):
+        model = small_model(4)
+        learn_words(model, one, seed)
+        kernels.append(model.seen_words.kernel.numpy())
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert not np.array_equal(kernels[0], kernels[2])
+
+
 def test_it_learns_which_words_pictures_show():
     train = examples()
     model = small_model(CLASSES)
