@@ -6,10 +6,11 @@ comparison, condition, number, sum or order of arguments is changed. A mutant is
 fails, and survives when none does: then a test is missing, or the change makes no difference.
 
 All happens in a copy of the checkout in a temporary folder; the checkout is only read. First every
-test file runs once, to see which tests enter which function and how long they take (minutes; kept
-in the file `--reach`). Each mutant then runs the tests that enter its function, quickest first, up
-to the first failure, in a fork of one process that has TensorFlow imported already (so: Linux or
-macOS). A mutant may not delete or rename anything outside the temporary folder.
+test file that imports the module runs once, to see which tests enter which function and how long
+they take (kept in the file `--reach`; delete it when tests have changed). Each mutant then runs the
+tests that enter its function, quickest first, up to the first failure, in a fork of one process
+that has TensorFlow imported already (so: Linux or macOS). A mutant may not delete or rename
+anything outside the temporary folder.
 
     python benchmarks/mutants.py                                 60 functions, by seed 0
     python benchmarks/mutants.py "metrics/*" --count 1000        all functions of a package
@@ -73,6 +74,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=60, help="mutants at most (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="which of them (default: 0)")
     parser.add_argument(
+        "--tests", nargs="+", default=["*"], help="test files to choose from (default: all)"
+    )
+    parser.add_argument(
         "--reach", type=Path, default=ROOT / "build/reach.json", help="tests of each function"
     )
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
@@ -90,24 +94,33 @@ def main() -> int:
             print(f"{mutant.module}:{mutant.line} {mutant.function}: {mutant.change}")
         return 0 if mutants else 2
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        return run(mutants, options.reach, Path(folder).resolve())
+        return run(mutants, options.tests, options.reach, Path(folder).resolve())
 
 
-def run(mutants: list[Mutant], reach_file: Path, folder: Path) -> int:
+def run(mutants: list[Mutant], chosen: list[str], reach_file: Path, folder: Path) -> int:
     """Print one line for each mutant and the survivors; 1 where there are any."""
     started = time.monotonic()
     copy = folder / "checkout"
     leave = shutil.ignore_patterns(".git", "build", ".pytest_cache", "mlruns", "*.db", "cache")
     shutil.copytree(ROOT, copy, ignore=leave)
     prepare(folder)
-    if not reach_file.exists():
-        reach_file.parent.mkdir(parents=True, exist_ok=True)
-        reach_file.write_text(json.dumps(reached(copy), indent=0), encoding="utf-8")
-    reach = json.loads(reach_file.read_text(encoding="utf-8"))
+    files = [
+        path.relative_to(copy).as_posix()
+        for path in sorted((copy / "tests").rglob("test_*.py"))
+        if any(fnmatch.fnmatch(path.name, pattern) for pattern in chosen)
+        and path.name not in TOO_LONG.split()
+        and imported(path) & {mutant.module for mutant in mutants}
+    ]
+    reach = add_reach(files, copy, reach_file)
     survivors = []
     for mutant in mutants:
         name = f"{mutant.module}:{mutant.line} {mutant.function}: {mutant.change}"
-        seconds = reach.get(f"{mutant.module}:{mutant.function}", {})
+        seconds = {
+            test: found["seconds"]
+            for file in files
+            for test, found in reach[file].items()
+            if f"{mutant.module}:{mutant.function}" in found["entered"]
+        }
         tests = sorted(seconds, key=seconds.get)
         path = copy / "src/captioner" / mutant.module
         original = path.read_text(encoding="utf-8")
@@ -135,32 +148,53 @@ def prepare(folder: Path) -> None:
     os.chdir(folder / "checkout")
 
 
-def reached(copy: Path) -> dict[str, dict[str, float]]:
-    """module:function -> seconds of each test that enters it and passes.
+def add_reach(files: list[str], copy: Path, reach_file: Path) -> dict:
+    """test file -> test that passes -> its seconds and the functions (module:name) it enters.
 
+    Test files that are not in the file yet are run and added to it.
     Every function of the copy gets a first line that notes it; afterwards the copy is as before.
     """
+    reach = json.loads(reach_file.read_text("utf-8")) if reach_file.exists() else {}
+    reach_file.parent.mkdir(parents=True, exist_ok=True)
     sources = {path: path.read_text("utf-8") for path in (copy / "src/captioner").rglob("*.py")}
     for path, source in sources.items():
         module = path.relative_to(copy / "src/captioner").as_posix()
         for name, function in sorted(functions(source), key=lambda found: -found[1].lineno):
             source = with_first_line(source, function, f'{NOTE}("{module}:{name}")')
         path.write_text(source, encoding="utf-8")
-    reach: dict[str, dict[str, float]] = {}
-    for file in sorted((copy / "tests").rglob("test_*.py")):
-        if file.name in TOO_LONG.split():
+    for file in files:
+        if file in reach:
             continue
-        file_name = file.relative_to(copy).as_posix()
-        found = in_fork([file_name], copy, TEST_FILE_SECONDS, note=True)
-        print(f"{file_name}: {len(found['seconds'])} tests, failed: {found['failed']}", flush=True)
-        for test, seconds in found["seconds"].items():
-            if test not in found["failed"]:
-                # A fixture is set up by the first test that wants it, for all tests of the file.
-                for name in {*found["entered"].get(test, ()), *found["entered"].get("setup", ())}:
-                    reach.setdefault(name, {})[test] = seconds
+        found = in_fork([file], copy, TEST_FILE_SECONDS, note=True)
+        print(f"{file}: {len(found['seconds'])} tests, failed: {found['failed']}", flush=True)
+        # A fixture is set up by the first test that wants it, for all tests of the file.
+        reach[file] = {
+            test: {
+                "seconds": seconds,
+                "entered": found["entered"].get(test, []) + found["entered"]["setup"],
+            }
+            for test, seconds in found["seconds"].items()
+            if test not in found["failed"]
+        }
+        reach_file.write_text(json.dumps(reach), encoding="utf-8")
     for path, source in sources.items():
         path.write_text(source, encoding="utf-8")
     return reach
+
+
+def imported(test_file: Path) -> set[str]:
+    """The modules of captioner that a file imports; with a package, all of its modules."""
+    names = set()
+    for node in ast.walk(ast.parse(test_file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    package = ROOT / "src/captioner"
+    places = [package.parent / name.replace(".", "/") for name in names - {"captioner"}]
+    files = [place.with_suffix(".py") for place in places]
+    files += [file for place in places for file in place.glob("**/*.py")]
+    return {file.relative_to(package).as_posix() for file in files if package in file.parents}
 
 
 def in_fork(tests: list[str], copy: Path, seconds: int, note: bool = False) -> dict:

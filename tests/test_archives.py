@@ -563,3 +563,25 @@ def test_names_are_matched_by_path_then_by_bare_name():
     files += ["notes.txt", "Ko\u0308che.jpg"]
     assert match_names((name for name, _ in MATCHES), files) == dict(MATCHES)
     assert [file for file in files if not is_picture(file)] == ["3", "notes.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+def test_what_may_not_be_read_is_named_to_any_other_user(tmp_path, monkeypatch):
+    """As the test above, which root skips: here root acts as the user 65534 (nobody)."""
+    folder = make_folder(tmp_path / "pictures", {"a.jpg": b"1", "b/c.jpg": b"2"})
+    for path in (tmp_path, folder, folder / "a.jpg", folder / "b"):
+        os.chown(path, 65534, 65534)
+    (folder / "a.jpg").chmod(0)
+    monkeypatch.chdir(folder)  # the folders above it are root's alone
+    os.seteuid(65534)
+    try:
+        with (
+            open_pictures(Path()) as pictures,
+            pytest.raises(CaptionerError, match=r"'a\.jpg' cannot be read \(Permission denied\)"),
+        ):
+            pictures.read("a.jpg")
+        Path("b").chmod(0)
+        with pytest.raises(CaptionerError, match=r"'b' cannot be read \(Permission denied\)"):
+            open_pictures(Path())
+    finally:
+        os.seteuid(0)
