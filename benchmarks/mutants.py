@@ -23,6 +23,7 @@ import ast
 import contextlib
 import fnmatch
 import importlib
+import itertools
 import json
 import os
 import random
@@ -37,11 +38,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("hypothesis", "matplotlib.pyplot", "pandas", "pyarrow.parquet", "PIL.Image", "yaml")
-HEAVIEST = ("tensorflow", "keras", "mlflow")
+# What tests import again and again.
+HEAVY = """pytest xdist.plugin _hypothesis_pytestplugin hypothesis.extra.numpy matplotlib.pyplot
+yaml pandas pyarrow.parquet pyarrow.compute pyarrow.csv PIL.TiffImagePlugin PIL.ImageFont pydantic
+filelock tensorflow keras mlflow"""
 # Whole pipelines, pages and programs in processes of their own: minutes, and hardly anything alone.
 TOO_LONG = "test_app_browser.py test_benchmarks.py test_pages.py test_pipeline.py"
 NOTE = "getattr(__import__('builtins'), '_reached', len)"  # len: in a program that a test starts
+SECONDS = itertools.count(1)
 MEMORY = 32 << 30  # bytes of addresses; TensorFlow alone reserves several GB
 TEST_FILE_SECONDS = 300
 MUTANT_SECONDS = 120
@@ -123,10 +127,8 @@ def run(mutants: list[Mutant], chosen: list[str], reach_file: Path, folder: Path
         }
         tests = sorted(seconds, key=seconds.get)
         path = copy / "src/captioner" / mutant.module
-        original = path.read_text(encoding="utf-8")
-        path.write_text(mutant.source, encoding="utf-8")
-        failed = in_fork(tests, copy, MUTANT_SECONDS)["failed"] if tests else []
-        path.write_text(original, encoding="utf-8")
+        with other_sources({path: mutant.source}):
+            failed = in_fork(tests, copy, MUTANT_SECONDS)["failed"] if tests else []
         if not failed:
             survivors.append(name)
         verdict = f"killed by {failed[0]}" if failed else f"SURVIVED {len(tests)} tests"
@@ -138,12 +140,11 @@ def run(mutants: list[Mutant], chosen: list[str], reach_file: Path, folder: Path
 
 def prepare(folder: Path) -> None:
     """What every fork is to find: variables of the environment, modules, the current folder."""
-    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONDONTWRITEBYTECODE": "1"}
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ |= {"TMPDIR": str(folder), "PYTHONPATH": f"{folder}/checkout/src:{folder}/checkout"}
     tempfile.tempdir = str(folder)
     sys.path[:0] = [f"{folder}/checkout/src", f"{folder}/checkout"]
-    sys.dont_write_bytecode = True
-    for name in (*HEAVY, *HEAVIEST):
+    for name in HEAVY.split():
         importlib.import_module(name)
     os.chdir(folder / "checkout")
 
@@ -156,30 +157,44 @@ def add_reach(files: list[str], copy: Path, reach_file: Path) -> dict:
     """
     reach = json.loads(reach_file.read_text("utf-8")) if reach_file.exists() else {}
     reach_file.parent.mkdir(parents=True, exist_ok=True)
-    sources = {path: path.read_text("utf-8") for path in (copy / "src/captioner").rglob("*.py")}
-    for path, source in sources.items():
-        module = path.relative_to(copy / "src/captioner").as_posix()
+    noted = {}
+    for path in (copy / "src/captioner").rglob("*.py"):
+        module, source = path.relative_to(copy / "src/captioner"), path.read_text("utf-8")
         for name, function in sorted(functions(source), key=lambda found: -found[1].lineno):
-            source = with_first_line(source, function, f'{NOTE}("{module}:{name}")')
-        path.write_text(source, encoding="utf-8")
-    for file in files:
-        if file in reach:
-            continue
-        found = in_fork([file], copy, TEST_FILE_SECONDS, note=True)
-        print(f"{file}: {len(found['seconds'])} tests, failed: {found['failed']}", flush=True)
-        # A fixture is set up by the first test that wants it, for all tests of the file.
-        reach[file] = {
-            test: {
-                "seconds": seconds,
-                "entered": found["entered"].get(test, []) + found["entered"]["setup"],
+            line = f'{NOTE}("{module.as_posix()}:{name}")'
+            source = with_first_line(source, function, line)
+        noted[path] = source
+    with other_sources(noted):
+        for file in files:
+            if file in reach:
+                continue
+            found = in_fork([file], copy, TEST_FILE_SECONDS, note=True)
+            print(f"{file}: {len(found['seconds'])} tests, failed: {found['failed']}", flush=True)
+            # A fixture is set up by the first test that wants it, for all tests of the file.
+            reach[file] = {
+                test: {
+                    "seconds": seconds,
+                    "entered": found["entered"].get(test, []) + found["entered"]["setup"],
+                }
+                for test, seconds in found["seconds"].items()
+                if test not in found["failed"]
             }
-            for test, seconds in found["seconds"].items()
-            if test not in found["failed"]
-        }
-        reach_file.write_text(json.dumps(reach), encoding="utf-8")
+            reach_file.write_text(json.dumps(reach), encoding="utf-8")
+    return reach
+
+
+@contextlib.contextmanager
+def other_sources(sources: dict[Path, str]) -> Iterator[None]:
+    """Files with another content for a while, and a time of their own: else their compiled form,
+    which Python knows by size and seconds, would outlast them."""
+    before = {path: (path.read_text("utf-8"), path.stat().st_mtime_ns) for path in sources}
     for path, source in sources.items():
         path.write_text(source, encoding="utf-8")
-    return reach
+        os.utime(path, (next(SECONDS),) * 2)
+    yield
+    for path, (source, moment) in before.items():
+        path.write_text(source, encoding="utf-8")
+        os.utime(path, ns=(moment, moment))
 
 
 def imported(test_file: Path) -> set[str]:
@@ -329,8 +344,10 @@ def empty_bodies(function: ast.FunctionDef) -> list[str]:
         bodies = [f"return {arguments[0].arg}"]
     else:
         bodies = [f"return {EMPTY.get(promised.split('[')[0], 'None')}"]
-    first = [ast.unparse(statement) for statement in body_of(function)[:1]]
-    return [body for body in bodies if [body] != first and first != ["..."]]
+    first = body_of(function)[0]
+    if isinstance(first, ast.Raise) or ast.unparse(first) == "...":  # nothing of its own
+        return []
+    return [body for body in bodies if body != ast.unparse(first)]
 
 
 def changes(function: ast.FunctionDef) -> Iterator[tuple[ast.expr, str, str]]:

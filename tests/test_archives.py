@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -585,3 +586,47 @@ def test_what_may_not_be_read_is_named_to_any_other_user(tmp_path, monkeypatch):
             open_pictures(Path())
     finally:
         os.seteuid(0)
+
+
+@pytest.mark.parametrize("packing", ["zip", "gz", "xz"])
+def test_an_honest_archive_may_unpack_to_several_times_its_size(tmp_path, packing):
+    """Four pictures of 1.5 MB out of less than 1 MB: 200 times as much is a bomb, 8 times is not."""
+    noise = np.random.default_rng(0).integers(0, 256, 2**17, np.uint8).tobytes()
+    files = {f"{number}.jpg": noise + bytes(2**20) for number in range(4)}
+    path = tmp_path / "archive"
+    make_zip(path, files) if packing == "zip" else make_tar(path, files, packing)
+    assert 2**17 < path.stat().st_size < 2**20
+    with open_pictures(path) as pictures:
+        assert dict(pictures.read_all(pictures.names)) == files
+
+
+def test_a_zip_at_its_limits_is_no_bomb(tmp_path, monkeypatch):
+    """Exactly the largest member, and exactly the largest ratio: stored bytes have a ratio of 1."""
+    path = make_zip(tmp_path / "a.zip", {"a.jpg": b"12345"}, zipfile.ZIP_STORED)
+    monkeypatch.setattr(zips, "MAX_MEMBER", 5)
+    monkeypatch.setattr(zips, "RATIO_FROM", 4)
+    monkeypatch.setattr(zips, "MAX_RATIO", 1)
+    with Archive(path) as archive:
+        assert archive.names == ["a.jpg"]
+    monkeypatch.setattr(zips, "MAX_MEMBER", 4)
+    with pytest.raises(CaptionerError, match="'a.jpg' claims to hold 5 bytes"):
+        Archive(path)
+
+
+def test_a_plain_tar_of_any_name_is_known_by_its_magic_word(tmp_path):
+    path = make_tar(tmp_path / "pictures", {"a.jpg": b"1"})
+    assert is_archive(path)
+    with open_pictures(path) as pictures:
+        assert contents(pictures, pictures.names) == [("a.jpg", b"1")]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no list of open files")
+@pytest.mark.parametrize("kind", ["zip", "", "gz", "bz2", "xz"])
+def test_a_closed_archive_holds_no_file_open(tmp_path, kind):
+    path = tmp_path / "archive"
+    make_zip(path, FILES) if kind == "zip" else make_tar(path, FILES, kind)
+    before = len(list(Path("/dev/fd").iterdir()))
+    pictures = open_pictures(path)
+    assert len(list(Path("/dev/fd").iterdir())) == before + 1
+    pictures.close()
+    assert len(list(Path("/dev/fd").iterdir())) == before
