@@ -107,7 +107,7 @@ def run(mutants: list[Mutant], chosen: list[str], reach_file: Path, folder: Path
     copy = folder / "checkout"
     leave = shutil.ignore_patterns(".git", "build", ".pytest_cache", "mlruns", "*.db", "cache")
     shutil.copytree(ROOT, copy, ignore=leave)
-    prepare(folder)
+    prepare(folder, HEAVY.split() if len(mutants) > 3 else [])
     files = [
         path.relative_to(copy).as_posix()
         for path in sorted((copy / "tests").rglob("test_*.py"))
@@ -138,13 +138,13 @@ def run(mutants: list[Mutant], chosen: list[str], reach_file: Path, folder: Path
     return 1 if survivors else 0
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, modules: list[str]) -> None:
     """What every fork is to find: variables of the environment, modules, the current folder."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ |= {"TMPDIR": str(folder), "PYTHONPATH": f"{folder}/checkout/src:{folder}/checkout"}
     tempfile.tempdir = str(folder)
     sys.path[:0] = [f"{folder}/checkout/src", f"{folder}/checkout"]
-    for name in HEAVY.split():
+    for name in modules:
         importlib.import_module(name)
     os.chdir(folder / "checkout")
 
