@@ -455,3 +455,10 @@ def test_half_of_the_hashed_frequencies_are_above_the_median():
     noise = np.random.default_rng(3).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     hashes = perceptual_hashes(noise)
     assert [int(one[:64], 16).bit_count() for one in hashes] == [128] * 5
+
+
+@pytest.mark.parametrize("kind", ["VP8", "VP8X"])
+def test_webp_that_ends_with_its_size_is_refused_by_it(kind):
+    """30 bytes: all that is needed to know the size, and nothing behind it."""
+    with pytest.raises(PictureError, match="picture too large: 16000 x 15000 pixels"):
+        prepare(webp(16000, 15000, kind)[:30], 8, "squash", 90, MAX)
