@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -563,3 +564,69 @@ def test_names_are_matched_by_path_then_by_bare_name():
     files += ["notes.txt", "Ko\u0308che.jpg"]
     assert match_names((name for name, _ in MATCHES), files) == dict(MATCHES)
     assert [file for file in files if not is_picture(file)] == ["3", "notes.txt"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as somebody else")
+def test_what_may_not_be_read_is_named_to_any_other_user(tmp_path, monkeypatch):
+    """As the test above, which root skips: here root acts as the user 65534 (nobody)."""
+    folder = make_folder(tmp_path / "pictures", {"a.jpg": b"1", "b/c.jpg": b"2"})
+    for path in (tmp_path, folder, folder / "a.jpg", folder / "b"):
+        os.chown(path, 65534, 65534)
+    (folder / "a.jpg").chmod(0)
+    monkeypatch.chdir(folder)  # the folders above it are root's alone
+    os.seteuid(65534)
+    try:
+        with (
+            open_pictures(Path()) as pictures,
+            pytest.raises(CaptionerError, match=r"'a\.jpg' cannot be read \(Permission denied\)"),
+        ):
+            pictures.read("a.jpg")
+        Path("b").chmod(0)
+        with pytest.raises(CaptionerError, match=r"'b' cannot be read \(Permission denied\)"):
+            open_pictures(Path())
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("packing", ["zip", "gz", "xz"])
+def test_an_honest_archive_may_unpack_to_several_times_its_size(tmp_path, packing):
+    """4.5 MB out of 0.6 MB: 200 times as much is a bomb, 8 times is not."""
+    noise = np.random.default_rng(0).integers(0, 256, 2**17, np.uint8).tobytes()
+    files = {f"{number}.jpg": noise + bytes(2**20) for number in range(4)}
+    path = tmp_path / "archive"
+    make_zip(path, files) if packing == "zip" else make_tar(path, files, packing)
+    assert 2**17 < path.stat().st_size < 2**20
+    with open_pictures(path) as pictures:
+        assert dict(pictures.read_all(pictures.names)) == files
+
+
+def test_a_zip_at_its_limits_is_no_bomb(tmp_path, monkeypatch):
+    """Exactly the largest member, and exactly the largest ratio: stored bytes have a ratio of 1."""
+    path = make_zip(tmp_path / "a.zip", {"a.jpg": b"12345"}, zipfile.ZIP_STORED)
+    monkeypatch.setattr(zips, "MAX_MEMBER", 5)
+    monkeypatch.setattr(zips, "RATIO_FROM", 4)
+    monkeypatch.setattr(zips, "MAX_RATIO", 1)
+    with Archive(path) as archive:
+        assert archive.names == ["a.jpg"]
+    monkeypatch.setattr(zips, "MAX_MEMBER", 4)
+    with pytest.raises(CaptionerError, match="claims to hold 5 bytes"):
+        Archive(path)
+
+
+def test_a_plain_tar_of_any_name_is_known_by_its_magic_word(tmp_path):
+    path = make_tar(tmp_path / "pictures", {"a.jpg": b"1"})
+    assert is_archive(path)
+    with open_pictures(path) as pictures:
+        assert contents(pictures, pictures.names) == [("a.jpg", b"1")]
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no list of open files")
+@pytest.mark.parametrize("kind", ["zip", "", "gz", "bz2", "xz"])
+def test_a_closed_archive_holds_no_file_open(tmp_path, kind):
+    path = tmp_path / "archive"
+    make_zip(path, FILES) if kind == "zip" else make_tar(path, FILES, kind)
+    before = len(list(Path("/dev/fd").iterdir()))
+    pictures = open_pictures(path)
+    assert len(list(Path("/dev/fd").iterdir())) == before + 1
+    pictures.close()
+    assert len(list(Path("/dev/fd").iterdir())) == before

@@ -1,13 +1,16 @@
 """benchmarks/: each runs to its end at a small size; nothing depends on how long that takes."""
 
 import importlib.util
+import json
 import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from captioner.files import digest
 from captioner.text import END, PAD, START
 from tests.conftest import ROOT, needs_meteor
 
@@ -127,3 +130,70 @@ def test_serving_under_load(tmp_path):
         "one client",
     ]
     assert all(line.endswith("}") and "{200: " in line for line in lines if "captions/s" in line)
+
+
+SOURCE = '''\
+def larger(numbers: list[int], bound: int) -> list[int]:
+    """Those above the bound."""
+    return [number for number in numbers if not number <= bound]
+
+
+class Box:
+    def full(self) -> bool: return self.count == 3
+
+    def close(self) -> None:
+        ...
+
+    def items(self):
+        for place in range(2):
+            yield place
+'''
+
+
+def test_mutants_are_one_small_fault_each():
+    spec = importlib.util.spec_from_file_location("mutants", ROOT / "benchmarks" / "mutants.py")
+    mutants = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mutants)
+    found = dict(mutants.functions(SOURCE))
+    assert list(found) == ["larger", "Box.full", "Box.close", "Box.items"]
+    assert {name: mutants.empty_bodies(function) for name, function in found.items()} == {
+        "larger": ["return numbers"],
+        "Box.full": ["return False", "return True"],
+        "Box.close": [],
+        "Box.items": ["return"],
+    }
+    first = mutants.with_first_line(SOURCE, found["larger"], "return numbers")
+    assert first.splitlines()[1:3] == [SOURCE.splitlines()[1], "    return numbers"]
+    first = mutants.with_first_line(SOURCE, found["Box.full"], "return True")
+    assert "def full(self) -> bool: return True; return self.count == 3\n" in first
+    changes = [
+        (old, new, mutants.replaced(SOURCE, node, new))
+        for node, old, new in mutants.changes(dict(mutants.functions(SOURCE))["larger"])
+    ]
+    assert [change[:2] for change in changes] == [
+        ("not number <= bound", "number <= bound"),
+        ("number <= bound", "number < bound"),
+    ]
+    assert changes[1][2] == SOURCE.replace("number <= bound", "number < bound")
+
+
+def test_mutants_are_run_in_a_copy(tmp_path):
+    """One test, said to enter both functions: it needs the one and not the other."""
+    test = "tests/test_files.py::test_a_file_is_replaced"
+    entered = ["files.py:atomic_file", "files.py:digest"]
+    reach = {"tests/test_files.py": {test: {"seconds": 0.1, "entered": entered}}}
+    (tmp_path / "reach.json").write_text(json.dumps(reach), encoding="utf-8")
+    before = digest(ROOT / "src" / "captioner" / "files.py")
+    options = ["--tests", "test_files.py", "--reach", tmp_path / "reach.json"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "mutants.py", *entered, *options],
+        capture_output=True,
+        text=True,
+    )
+    lines = re.sub(r"files\.py:\d+ ", "", done.stdout).splitlines()
+    assert done.returncode == 1, done.stderr
+    assert lines[0] == f"atomic_file: yield; return: killed by {test}"
+    assert lines[1] == 'digest: return "": SURVIVED 1 tests'
+    assert lines[3].startswith("1 of 2 mutants killed in ")
+    assert lines[4:] == ['digest: return ""']
+    assert digest(ROOT / "src" / "captioner" / "files.py") == before

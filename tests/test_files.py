@@ -230,3 +230,39 @@ def test_digest_tells_in_which_folder_a_file_lies(tmp_path):
 def test_digest_of_nothing_there_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         digest(tmp_path / "none")
+
+
+def test_what_a_process_of_another_user_needs_is_left_alone(tmp_path, monkeypatch):
+    """The system refuses to signal it: so it is there."""
+
+    def refused(process: int, number: int) -> None:
+        assert number == 0  # only asked for
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refused)
+    (tmp_path / ".partial-1-c.txt").touch()
+    write_json(tmp_path / "c.txt", 1)
+    assert names(tmp_path) == [".partial-1-c.txt", "c.txt"]
+
+
+def test_all_content_is_on_the_disk_before_it_takes_the_old_place(tmp_path, monkeypatch):
+    """A rename may reach the disk before the content does: after a power cut the file is empty."""
+    path, synced = tmp_path / "c", []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        old = path / "old" if path.is_dir() else path
+        synced.append((os.fstat(descriptor).st_ino, old.exists() and old.read_text() == "old"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    path.write_text("old")
+    with atomic_file(path) as temporary:
+        temporary.write_text("new")
+    assert (path.stat().st_ino, True) in synced
+    path.unlink()
+    folder_of(path, {"old": "old"})
+    with atomic_folder(path) as temporary:
+        folder_of(temporary, {"a": "1", "b/c": "2"})
+    assert names(path) == ["a", "b"]
+    assert {(file.stat().st_ino, True) for file in (path / "a", path / "b" / "c")} <= set(synced)

@@ -441,3 +441,24 @@ def test_every_truncation_of_a_jpeg():
             outcomes.append(None)
     assert False not in outcomes  # refused, or (only the end marker gone) the same picture
     assert outcomes[: len(outcomes) - 2] == [None] * (len(outcomes) - 2)
+
+
+@pytest.mark.parametrize(("deep", "grey"), [(25_700, 100), (25_828, 100), (25_829, 101)])
+def test_sixteen_bits_are_rounded_to_the_nearest_of_eight(deep, grey):
+    """65535 is 255, so a step of eight bits is 257 of sixteen: 100.498 and 100.502 here."""
+    image = Image.fromarray(np.full((8, 8), deep, np.uint16))
+    assert close(pixels(encode(image)), np.full((8, 8, 3), grey), 0)
+
+
+def test_half_of_the_hashed_frequencies_are_above_the_median():
+    """256 bits in the first 64 digits; noise has no two equal frequencies."""
+    noise = np.random.default_rng(3).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    hashes = perceptual_hashes(noise)
+    assert [int(one[:64], 16).bit_count() for one in hashes] == [128] * 5
+
+
+@pytest.mark.parametrize("kind", ["VP8", "VP8X"])
+def test_webp_that_ends_with_its_size_is_refused_by_it(kind):
+    """30 bytes: all that is needed to know the size, and nothing behind it."""
+    with pytest.raises(PictureError, match="picture too large: 16000 x 15000 pixels"):
+        prepare(webp(16000, 15000, kind)[:30], 8, "squash", 90, MAX)
