@@ -33,6 +33,7 @@ import argparse
 import datetime
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,10 @@ def main() -> int:
     options = parser.parse_args()
     if options.kills < 0 or not 0 <= options.share <= 1 or options.seed < 0:
         parser.error("--kills and --seed are not negative, --share is from 0 to 1")
+    # Of a shell's background job Ctrl-C is ignored, and its children would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     log = Log(options.output.resolve(), {"seed": options.seed}, options.resume)
     scratch = log.folder / "scratch"
     if not options.resume:
@@ -116,7 +121,8 @@ def run(part: str, options: argparse.Namespace, log: Log, scratch: Path) -> None
     if part == "kills":
         from benchmarks.reliability import kills
 
-        kills.run(log, options.kills, options.seed, scratch)
+        bundle(scratch)  # before two threads want it
+        kills.run(log, options.kills, options.seed, scratch, lambda: bundle(scratch))
         return
     if part in ("disk", "together", "requests"):
         from benchmarks.reliability import full, requests, together

@@ -73,12 +73,12 @@ def _build(rng: np.random.Generator) -> tuple[str, bytes, str]:
         members.insert(place, (f"pictures/{rng.choice(['link.jpg', NAMES[0]])}", special))
     elif fault == "bomb":
         name = str(rng.choice(["pictures/0000.png", "captions.csv", "zeros.bin"]))
-        zeros = bytes(int(rng.choice([2_000_000, 30_000_000, 300_000_000])))
+        zeros = bytes(int(rng.choice([2_000_000, 20_000_000, 100_000_000])))
         members = [member for member in members if member[0] != name] + [(name, zeros)]
     elif fault == "twice":
         members.append(members[place])
     elif fault == "crowd":
-        members += [(f"pictures/{number:05d}.jpg", b"") for number in range(20_000)]
+        members += [(f"pictures/{number:05d}.jpg", b"") for number in range(4000)]
     try:
         if kind == "zip":
             data = _zip(members, int(rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])))

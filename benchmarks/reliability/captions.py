@@ -175,7 +175,7 @@ def case(rng: np.random.Generator, number: int, folder: Path) -> str:
 
 
 def one_line(error: CaptionerError) -> None:
-    if "\n" in str(error) or len(str(error)) > 2000:
+    if "\n" in str(error) or len(str(error)) > 10_000:
         raise Wrong(f"not one line of moderate length: {str(error)[:500]!r}")
 
 

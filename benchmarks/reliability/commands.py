@@ -1,15 +1,15 @@
 """One command as a process of its own, and what a person would complain of."""
 
+import atexit
 import contextlib
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +43,16 @@ def environment(**more: str) -> dict[str, str]:
     return kept | own | {"TF_CPP_MIN_LOG_LEVEL": "3", "DVC_NO_ANALYTICS": "1"} | more
 
 
+_started: "list[Started]" = []
+
+
+@atexit.register
+def end_all() -> None:
+    """Kill all commands that run: sessions of their own outlive a campaign that was stopped."""
+    for started in list(_started):
+        started.end_all()
+
+
 class Started:
     """A command that runs, the leader of a group of processes; its output goes to files.
 
@@ -62,16 +72,16 @@ class Started:
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         self._start = time.monotonic()
         self.process = subprocess.Popen(
-            list(map(str, command)),
+            [*_limited(file_size), *map(str, command)],
             cwd=folder,
             env=(env or environment()) | {MARK: self.mark, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=self._err,
             start_new_session=True,
-            preexec_fn=None if file_size is None else _limit(file_size),
         )
         self._peak = 0
+        _started.append(self)
 
     def running(self) -> bool:
         """Whether it still runs; also measures."""
@@ -81,6 +91,10 @@ class Started:
                 self.process.returncode = os.waitstatus_to_exitcode(status)
                 self._peak = usage.ru_maxrss * 1024
         return self.process.returncode is None
+
+    def age(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
 
     def out(self) -> str:
         """What it has printed so far."""
@@ -103,6 +117,7 @@ class Started:
         texts = [_text(file) for file in (self._out, self._err)]
         self._out.close()
         self._err.close()
+        _started.remove(self)
         code = None if hung else self.process.returncode
         return Ran(code, *texts, time.monotonic() - self._start, self._peak)
 
@@ -139,8 +154,9 @@ def _text(file: BinaryIO) -> str:
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode("utf-8", "replace")
 
 
-def _limit(size: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+def _limited(size: int | None) -> list[str]:
+    """What comes before a command so that no file grows beyond `size` bytes (in whole KiB)."""
+    return [] if size is None else ["bash", "-c", f'ulimit -f {size // 1024}; exec "$@"', "limited"]
 
 
 def run(
