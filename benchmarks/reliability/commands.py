@@ -100,6 +100,10 @@ class Started:
         """What it has printed so far."""
         return _text(self._out)
 
+    def errors(self) -> str:
+        """What it has printed to stderr so far."""
+        return _text(self._err)
+
     def signal(self, number: int) -> None:
         """To the whole group."""
         with contextlib.suppress(ProcessLookupError):

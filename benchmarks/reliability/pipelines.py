@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Undisturbed:
             while started.running():
                 if begun is None and running(stage) in started.out():
                     begun = started.age()
+                time.sleep(0.02)
             ran = started.wait()
             if ran.code != 0 or begun is None:
                 raise SystemExit(f"reliability: undisturbed {stage}: {ran.out}{ran.err}")

@@ -1,0 +1,300 @@
+"""A full disk, at 20 sizes, for everything that writes.
+
+The folder lies on a small tmpfs where this user may mount one; a file takes all of it but the bytes
+that a case leaves: from none to a quarter more than the command needs undisturbed. Elsewhere a
+limit of file sizes stands for it, which the row then says. A command either works or says why not
+in one line, with exit code 2; its outputs are whole, or as they were before.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import yaml
+from tqdm import tqdm
+
+from benchmarks.reliability import commands, indexes
+from benchmarks.reliability.cases import Log, Outcome, Wrong
+from benchmarks.reliability.commands import CAPTIONER, Ran
+from captioner import CaptionerError
+from captioner.files import digest
+from tests.test_pipeline import cloned
+
+SIZES, FEW = 20, 5  # of the disk; of commands that start TensorFlow
+ROOM = 512 * 2**20  # bytes of the whole tmpfs
+WORKERS = 2
+
+
+@dataclass
+class Command:
+    """Something that writes.
+
+    Attributes:
+        template: folder that it starts from; it runs in a copy.
+        arguments: the command; outputs: what it writes, relative.
+        collection: whether the output is one, whose parts may be whole while it is not finished.
+        needs, whole: bytes it takes, and the digests of its outputs, undisturbed; measured.
+    """
+
+    name: str
+    template: Path
+    arguments: list[object]
+    outputs: list[str]
+    heavy: bool = False
+    collection: bool = False
+    needs: int = 0
+    largest: int = 0
+    whole: dict[str, object] = field(default_factory=dict)
+
+
+def run(log: Log, share: float, seed: int, scratch: Path, bundle: Callable[[], Path]) -> None:
+    """All cases that are not done yet."""
+    folder = commands.fresh(scratch / "disk")
+    names = [
+        (name, size)
+        for name, heavy in KINDS.items()
+        for size in range(max(1, round((FEW if heavy else SIZES) * share)))
+    ]
+    missing = log.missing("disk", range(len(names)))
+    if not missing:
+        return
+    made = {one.name: one for one in _commands(folder / "templates", bundle())}
+    waiting, lock = [(case, *names[case]) for case in reversed(missing)], threading.Lock()
+    bar, errors = tqdm(total=len(missing), desc="disk", disable=None), []
+
+    def work(number: int) -> None:
+        try:
+            with _disk(folder / f"place-{number}") as disk:
+                while True:
+                    with lock:
+                        if not waiting or errors:
+                            return
+                        case, name, size = waiting.pop()
+                        command = made[name]
+                        if not command.needs:
+                            _measure(command, disk)
+                    sizes = max(1, round((FEW if command.heavy else SIZES) * share))
+                    part = size / max(1, sizes - 1) * 1.25
+                    log.add(_outcome(case, command, part, disk), disk.folder)
+                    bar.update()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(WORKERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    bar.close()
+    if errors:
+        raise errors[0]
+
+
+class _Disk:
+    """A folder on a disk of its own, which can be filled; or with `mounted` False on any disk."""
+
+    def __init__(self, place: Path, mounted: bool):
+        self.place, self.mounted = place, mounted
+        self.folder = place / "folder"
+
+    def copy(self, template: Path) -> None:
+        (self.place / "ballast").unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.copytree(template, self.folder)
+
+    def free(self) -> int:
+        found = os.statvfs(self.place)
+        return found.f_bavail * found.f_frsize
+
+    def fill(self, leave: int) -> None:
+        size = self.free() - leave
+        if self.mounted and size > 0:
+            with (self.place / "ballast").open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+
+
+@contextlib.contextmanager
+def _disk(place: Path) -> Iterator[_Disk]:
+    commands.fresh(place)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(place)]
+    mounted = False
+    with contextlib.suppress(OSError):
+        mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        yield _Disk(place, mounted)
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(place)], capture_output=True)
+
+
+def _run(command: Command, disk: _Disk, file_size: int | None = None) -> tuple[Ran, int]:
+    """What came of it, and how many bytes of the disk it took at most."""
+    env = commands.environment()
+    if command.name.startswith("stage"):
+        del env["PYTHONPATH"]
+    before = least = disk.free()
+    started = commands.Started(command.arguments, disk.folder, env, file_size)
+    while started.running() and started.age() < commands.LIMIT:
+        least = min(least, disk.free())
+        time.sleep(0.01)
+    return started.wait(0 if started.age() >= commands.LIMIT else 10), before - least
+
+
+def _measure(command: Command, disk: _Disk) -> None:
+    disk.copy(command.template)
+    ran, taken = _run(command, disk)
+    if ran.code != 0:
+        raise SystemExit(f"reliability: undisturbed {command.name}: {ran.out}{ran.err}")
+    files = [p for name in command.outputs for p in (disk.folder / name).rglob("*") if p.is_file()]
+    files += [disk.folder / name for name in command.outputs if (disk.folder / name).is_file()]
+    command.largest = max(path.stat().st_size for path in files)
+    command.needs = max(taken if disk.mounted else command.largest, 4096)
+    command.whole = _state(command, disk.folder)
+
+
+def _state(command: Command, folder: Path) -> dict[str, object]:
+    """What each output holds; None where it is absent."""
+    found: dict[str, object] = {}
+    for name in command.outputs:
+        place = folder / name
+        if command.collection and (place / "manifest.json").exists():
+            found[name] = sorted(indexes.content(place))
+        else:
+            found[name] = digest(place) if place.exists() else None
+    return found
+
+
+def _outcome(case: int, command: Command, part: float, disk: _Disk) -> Outcome:
+    start = time.monotonic()
+    disk.copy(command.template)
+    before = _state(command, disk.folder)
+    leave = int(part * command.needs)
+    disk.fill(leave)
+    ran, _ = _run(command, disk, None if disk.mounted else leave)
+    (disk.place / "ballast").unlink(missing_ok=True)
+    verdict, detail = commands.judge(ran, (0, 2))
+    if verdict == "ok":
+        try:
+            _check(command, ran, before, disk.folder)
+        except (Wrong, CaptionerError) as error:
+            verdict, detail = "wrong", str(error)
+    with contextlib.suppress(OSError):
+        (disk.folder / "output.txt").write_text(f"{ran.out}\n{ran.err}\n{ran.code}\n", "utf-8")
+    limit = "left" if disk.mounted else "a file at most (no mount)"
+    what = f"{command.name}: {leave} of {command.needs} bytes {limit}: exit code {ran.code}"
+    seconds = round(time.monotonic() - start, 1)
+    return Outcome("disk", case, what, verdict, detail, seconds, ran.peak)
+
+
+def _check(command: Command, ran: Ran, before: dict[str, object], folder: Path) -> None:
+    after = _state(command, folder)
+    for name, value in after.items():
+        # DVC removes the outputs of a stage before it starts, and does not take half of them.
+        earlier = value == before[name] and (ran.code != 0 or before == command.whole)
+        if not earlier and value != command.whole[name]:
+            raise Wrong(f"exit code {ran.code}: {name} is neither whole nor as before")
+    if ran.code == 0 and after != command.whole:
+        raise Wrong(f"exit code 0: {[n for n in after if after[n] != command.whole[n]]} missing")
+    if ran.code == 2:
+        lines = [line for line in ran.err.splitlines() if line.strip() and "%|" not in line]
+        known = ("captioner: ", f"{command.name.removeprefix('stage ')}: ")
+        if not lines or not lines[-1].startswith(known):
+            raise Wrong(f"not one line that says why: {ran.err[-500:]}")
+    if left := list(folder.rglob(".partial-*")):
+        raise Wrong(f"left behind: {left[0].relative_to(folder)}")
+
+
+# Everything that is tried, and whether it starts TensorFlow.
+KINDS = {
+    "export parquet": False,
+    "export npy": False,
+    "export word2vec": False,
+    "index remove": False,
+    "check-data": False,
+    "stage download": False,
+    "stage preprocess": False,
+    "stage tokenize": False,
+    "index add": True,
+    "index add, new": True,
+    "bundle export": True,
+    "stage encoder": True,
+    "stage features": True,
+    "stage train": True,
+}
+
+
+def _commands(folder: Path, bundle: Path) -> Iterator[Command]:
+    plain = commands.fresh(folder / "plain")
+    indexes.draw_pictures(plain / "pictures", 24)
+    half = [f"pictures/{number:03d}.png" for number in range(12)]
+    options = ["--index", "index", "--bundle", bundle]
+    _must([*CAPTIONER, "index", "add", *half, *options], plain)
+    table = "image,caption\n" + "".join(f"{n:03d}.png,a drawn scene\n" for n in range(24))
+    (plain / "captions.csv").write_text(table, "utf-8")
+    params = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text("utf-8"))
+    source = {"captions": "captions.csv", "pictures": "pictures"}
+    params["datasets"]["table"]["download"] |= source
+    params["datasets"]["table"]["encoder"]["backbone"] = "cnn"
+    (plain / "params.yaml").write_text(yaml.safe_dump(params), "utf-8")
+    # What is replaced is there already in some of the templates.
+    old = folder / "old"
+    shutil.copytree(plain, old)
+    np.save(old / "vectors.npy", np.zeros(3))
+    (old / "vectors.npy.txt").write_text("old\n", "utf-8")
+    (old / "vectors.parquet").write_bytes(b"old")
+    for form, template, suffix in (("parquet", old, "parquet"), ("npy", old, "npy")):
+        name = f"vectors.{suffix}"
+        arguments = [*CAPTIONER, "export", "--format", form, "--output", name, "--force"]
+        outputs = [name, f"{name}.txt"] if form == "npy" else [name]
+        yield Command(f"export {form}", template, [*arguments, "--index", "index"], outputs)
+    arguments = [*CAPTIONER, "export", "--format", "word2vec", "--output", "vectors.txt"]
+    yield Command("export word2vec", plain, [*arguments, "--index", "index"], ["vectors.txt"])
+    arguments = [*CAPTIONER, "index", "remove", *half[:5], "--index", "index"]
+    yield Command("index remove", plain, arguments, ["index"], collection=True)
+    arguments = [*CAPTIONER, "check-data", "--dataset", "table", "--report", "report"]
+    yield Command("check-data", plain, arguments, ["report"])
+    arguments = [*CAPTIONER, "index", "add", "pictures", *options]
+    yield Command("index add", plain, arguments, ["index"], True, True)
+    new = [*CAPTIONER, "index", "add", "pictures", "--index", "new", "--bundle", bundle]
+    yield Command("index add, new", plain, new, ["new"], True, True)
+    arguments = [*CAPTIONER, "bundle", "export", "--savedmodel", "served", "--bundle", bundle]
+    yield Command("bundle export", plain, arguments, ["served"], True)
+    stages = {
+        "download": ["data/raw", "reports/download"],
+        "preprocess": ["data/images", "data/captions.parquet", "reports/preprocess"],
+        "tokenize": ["data/tokens", "reports/tokenize"],
+        "encoder": ["models/encoder", "reports/encoder"],
+        "features": ["data/features", "reports/features"],
+        "train": ["models/captioner", "reports/train"],
+    }
+    place = cloned(commands.fresh(folder / "before-download")).folder
+    shutil.rmtree(place / ".git")
+    for stage, outputs in stages.items():
+        template = folder / f"before-{stage}"
+        if template != place:
+            shutil.copytree(place, template)
+        arguments = [sys.executable, "-m", f"stages.{stage}"]
+        heavy = KINDS[f"stage {stage}"]
+        yield Command(f"stage {stage}", template, arguments, outputs, heavy)
+        done = folder / "done"
+        if template == place:
+            shutil.copytree(place, done)
+            place = done
+        _must(arguments, done)
+
+
+def _must(arguments: list[object], folder: Path) -> None:
+    env = commands.environment()
+    if "stages." in str(arguments[-1]):
+        del env["PYTHONPATH"]
+    ran = commands.run(arguments, folder, env)
+    if ran.code != 0:
+        raise SystemExit(f"reliability: undisturbed {arguments[2:]}: {ran.out}{ran.err}")
