@@ -5,9 +5,8 @@
     commands    one command as a process, and what a person would complain of
     mutations   bytes with faults in them
     images, captions, archives    hostile files (and params.yaml), by seed and number
-    requests    hostile requests to the web app
-    pipelines   a tiny pipeline, undisturbed, and everything that is compared with it
-    kills       what is killed, when, and what has to be the same afterwards
+    requests    hostile requests to the web app, made by payloads
+    kills       what is killed, when, and what has to be the same afterwards: by pipelines, indexes
     full        full disks
     together    several processes at once
 

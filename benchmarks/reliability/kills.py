@@ -249,7 +249,7 @@ class _Place:
 def _await(started: Started, condition: Callable[[], bool]) -> None:
     """Until something is so, or the command has ended."""
     while started.running() and not condition():
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 def _sleep(started: Started, seconds: float) -> None:

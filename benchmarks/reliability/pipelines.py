@@ -71,6 +71,8 @@ class Undisturbed:
             own -= {name for other in STAGES if other != stage for name in self._objects(other)}
             for name in own:
                 (kept / name).unlink()
+                if not any((kept / name).parent.iterdir()):  # DVC stumbles over an empty one
+                    (kept / name).parent.rmdir()
 
     def _objects(self, stage: str) -> Iterator[Path]:
         """What the cache holds because of a stage, by names below .dvc/cache."""
