@@ -9,6 +9,7 @@ from benchmarks.reliability import commands
 from benchmarks.reliability.cases import Wrong
 from captioner import collection
 from captioner.datasets.scene_drawing import draw, sample_facts
+from captioner.embeddings import unit_vectors
 
 PICTURES = 40
 
@@ -20,6 +21,22 @@ def draw_pictures(folder: Path, count: int, seed: int = 1) -> Path:
     for number in range(count):
         draw(sample_facts(rng), 40, rng).save(folder / f"{number:03d}.png")
     return folder
+
+
+def write_random(folder: Path, count: int) -> None:
+    """A collection of random vectors near a space of few dimensions, enough of them for faiss."""
+    rng = np.random.default_rng(3)
+    collection.begin(folder, None, "be" * 32, {"meaning": 24, "looks": 24})
+    names = [f"{number:05d}.png" for number in range(count)]
+    columns = {
+        "image_id": names,
+        "split": ["test"] * count,
+        "caption": ["a drawn scene"] * count,
+        "sha256": [f"{number:064x}" for number in range(count)],
+        "perceptual_hash": [rng.bytes(80).hex() for _ in names],
+    }
+    vectors = [unit_vectors(rng.normal(size=(count, 24))) for _ in range(2)]
+    collection.add_part(folder, columns, *vectors)
 
 
 def content(index: Path) -> dict[str, tuple]:

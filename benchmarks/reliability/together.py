@@ -163,10 +163,18 @@ def _add_and_remove(place: _Place, count: int) -> Case:
 
 
 def _build(place: _Place, count: int) -> Case:
-    command = [*CAPTIONER, "index", "build", "--index", "index"]
-    return [command] * count, lambda codes: _holds(
-        place.folder / "index", set(place.names), set(place.names)
-    )
+    """An index of many random vectors, for searching them faster."""
+    from captioner.approximate import LEAST, open_index
+    from captioner.collection import open_collection
+
+    indexes.write_random(place.folder / "many", LEAST)
+
+    def check(codes: list[int]) -> None:
+        said: list[str] = []
+        if 0 in codes and (open_index(open_collection(place.folder / "many"), said.append)) is None:
+            raise Wrong(f"no index can be opened: {said}")
+
+    return [[*CAPTIONER, "index", "build", "--index", "many"]] * count, check
 
 
 def _same(*arguments: object, output: str, alone: bool = True) -> Callable[[_Place, int], Case]:
