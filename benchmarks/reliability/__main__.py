@@ -90,7 +90,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    log = Log(options.output.resolve(), {"seed": options.seed}, options.resume)
+    header = {"seed": options.seed, "share": options.share}  # the share decides on the sizes
+    log = Log(options.output.resolve(), header, options.resume)
     scratch = log.folder / "scratch"
     if not options.resume:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -6,6 +6,7 @@ limit of file sizes stands for it, which the row then says. A command either wor
 in one line, with exit code 2; its outputs are whole, or as they were before.
 """
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -57,7 +58,10 @@ class Command:
 
 def run(log: Log, share: float, seed: int, scratch: Path, bundle: Callable[[], Path]) -> None:
     """All cases that are not done yet."""
-    folder = commands.fresh(scratch / "disk")
+    folder = scratch / "disk"
+    for place in folder.glob("place-*"):  # of a campaign that was killed
+        _unmount(place)
+    commands.fresh(folder)
     names = [
         (name, size)
         for name, heavy in KINDS.items()
@@ -128,11 +132,18 @@ def _disk(place: Path) -> Iterator[_Disk]:
     mounted = False
     with contextlib.suppress(OSError):
         mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    if mounted:
+        atexit.register(_unmount, place)  # threads are not waited for after Ctrl-C
     try:
         yield _Disk(place, mounted)
     finally:
         if mounted:
-            subprocess.run(["umount", "--lazy", str(place)], capture_output=True)
+            _unmount(place)
+
+
+def _unmount(place: Path) -> None:
+    if place.is_mount():
+        subprocess.run(["umount", "--lazy", str(place)], capture_output=True)
 
 
 def _run(command: Command, disk: _Disk, file_size: int | None = None) -> tuple[Ran, int]:

@@ -127,6 +127,7 @@ class _Place:
     def outcome(self, kill: Kill, case: int) -> Outcome:
         commands.fresh(self.kept)
         self.said: list[str] = []
+        self.late = 0  # kills that came after the end
         kind = {"index add": self._index, "store": self._store}.get(kill.target, self._pipeline)
         if kind == self._pipeline:
             self.tiny = self._once("pipeline", lambda: Undisturbed(self.folder / "tiny"))
@@ -143,10 +144,12 @@ class _Place:
         if verdict == "wrong" and commands.TRACEBACK in detail:
             verdict = "traceback"
         seconds = round(time.monotonic() - start, 1)
-        return Outcome("kills", case, f"{kill}", verdict, detail, seconds, self.peak)
+        what = f"{kill} (came after the end)" if self.late else f"{kill}"
+        return Outcome("kills", case, what, verdict, detail, seconds, self.peak)
 
     def _kill(self, started: Started, kill: Kill) -> None:
         """Send the signal, and wait until nothing is left of it."""
+        self.late += not started.running()
         started.signal(kill.signal)
         deadline = time.monotonic() + STOPPED
         while started.running() or started.descendants():

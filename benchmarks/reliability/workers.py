@@ -72,7 +72,7 @@ def run(log: Log, part: str, function: str, cases: Sequence[int], seed: int, scr
 
     # A worker takes a second to start.
     count = min(WORKERS, 1 + len(cases) // 50)
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
