@@ -7,7 +7,7 @@
     images, captions, archives    hostile files (and params.yaml), by seed and number
     requests    hostile requests to the web app, made by payloads
     kills       what is killed, when, and what has to be the same afterwards: by pipelines, indexes
-    full        full disks
+    full        full disks, for everything in writers
     together    several processes at once
 
 It runs on Linux: it reads /proc and sets limits of processes.

@@ -80,10 +80,10 @@ def plan(count: int, seed: int) -> list[Kill]:
     return kills[:count]
 
 
-def run(log: Log, count: int, seed: int, scratch: Path, bundle: Callable[[], Path]) -> None:
+def run(log: Log, number: int, seed: int, scratch: Path, bundle: Callable[[], Path]) -> None:
     """All kills that are not done yet, in `WORKERS` threads with a pipeline each."""
-    kills = plan(count, seed)
-    waiting, lock = list(reversed(log.missing("kills", range(count)))), threading.Lock()
+    kills = plan(number, seed)
+    waiting, lock = list(reversed(log.missing("kills", range(number)))), threading.Lock()
     bar = tqdm(total=len(waiting), desc="kills", disable=None)
     errors: list[BaseException] = []
 
@@ -100,12 +100,12 @@ def run(log: Log, count: int, seed: int, scratch: Path, bundle: Callable[[], Pat
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(WORKERS)]
-    for thread in threads[: max(1, min(WORKERS, len(waiting)))] if waiting else []:
+    count = min(WORKERS, len(waiting))
+    threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(count)]
+    for thread in threads:
         thread.start()
     for thread in threads:
-        if thread.ident is not None:
-            thread.join()
+        thread.join()
     bar.close()
     if errors:
         raise errors[0]
@@ -128,8 +128,9 @@ class _Place:
         commands.fresh(self.kept)
         self.said: list[str] = []
         self.late = 0  # kills that came after the end
-        kind = {"index add": self._index, "store": self._store}.get(kill.target, self._pipeline)
-        if kind == self._pipeline:
+        kind = {"index add": self._index, "store": self._store}.get(kill.target)
+        if kind is None:
+            kind = self._pipeline
             self.tiny = self._once("pipeline", lambda: Undisturbed(self.folder / "tiny"))
         start, verdict, detail, self.peak = time.monotonic(), "ok", "", 0
         try:
