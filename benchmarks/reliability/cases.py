@@ -3,10 +3,14 @@
 import json
 import shutil
 import threading
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
+THREADS = 2  # cases that are tried at the same time
 MEMORY = 1_500_000_000  # bytes resident that no case may exceed
 # In the order of the table's columns. `wrong`: another result than undisturbed, or an exit code
 # that is not documented.
@@ -91,6 +95,42 @@ class Log:
         kept.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(outcome), indent=2, ensure_ascii=False)
         (kept / "outcome.json").write_text(text + "\n", "utf-8")
+
+
+def in_threads(part: str, cases: Iterable[int], work: Callable[[int, Iterator[int]], None]) -> None:
+    """Spread cases over `THREADS` threads; each gets its number and the cases it is to do.
+
+    The first error in one of them stops all, and is raised here.
+    """
+    waiting = deque(cases)
+    bar = tqdm(total=len(waiting), desc=part, disable=None)
+    errors: list[BaseException] = []
+
+    def mine() -> Iterator[int]:
+        while waiting and not errors:
+            try:
+                case = waiting.popleft()
+            except IndexError:  # the other thread was faster
+                return
+            yield case
+            bar.update()
+
+    def guarded(number: int) -> None:
+        try:
+            work(number, mine())
+        except BaseException as error:
+            errors.append(error)
+
+    numbers = range(min(THREADS, len(waiting)))
+    # Daemons: after Ctrl-C nobody waits for what they are about.
+    threads = [threading.Thread(target=guarded, args=(n,), daemon=True) for n in numbers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    bar.close()
+    if errors:
+        raise errors[0]
 
 
 def table(outcomes: Iterable[Outcome], names: dict[str, str]) -> str:

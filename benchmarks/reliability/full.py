@@ -11,23 +11,20 @@ import contextlib
 import os
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tqdm import tqdm
-
 from benchmarks.reliability import commands, indexes
-from benchmarks.reliability.cases import Log, Outcome, Wrong
+from benchmarks.reliability.cases import Log, Outcome, Wrong, in_threads
 from benchmarks.reliability.commands import Ran
 from benchmarks.reliability.writers import KINDS, Command, make
 from captioner import CaptionerError
 from captioner.files import digest
 
+PAGE = 4096  # bytes that a tmpfs gives at a time
 SIZES, FEW = 20, 5  # of the disk; of commands that start TensorFlow
 ROOM = 512 * 2**20  # bytes of the whole tmpfs
-WORKERS = 2
 
 
 def run(log: Log, share: float, seed: int, scratch: Path, bundle: Callable[[], Path]) -> None:
@@ -45,35 +42,19 @@ def run(log: Log, share: float, seed: int, scratch: Path, bundle: Callable[[], P
     if not missing:
         return
     made = {one.name: one for one in make(folder / "templates", bundle())}
-    waiting, lock = [(case, *names[case]) for case in reversed(missing)], threading.Lock()
-    bar, errors = tqdm(total=len(missing), desc="disk", disable=None), []
 
-    def work(number: int) -> None:
-        try:
-            with _disk(folder / f"place-{number}") as disk:
-                while True:
-                    with lock:
-                        if not waiting or errors:
-                            return
-                        case, name, size = waiting.pop()
-                        command = made[name]
-                        if not command.needs:
-                            _measure(command, disk)
-                    sizes = max(1, round((FEW if command.heavy else SIZES) * share))
-                    part = size / max(1, sizes - 1) * 1.25
-                    log.add(_outcome(case, command, part, disk), disk.folder)
-                    bar.update()
-        except BaseException as error:
-            errors.append(error)
+    def work(number: int, cases: Iterator[int]) -> None:
+        with _disk(folder / f"place-{number}") as disk:
+            for case in cases:
+                name, size = names[case]
+                command = made[name]
+                if not command.needs:
+                    _measure(command, disk)
+                sizes = max(1, round((FEW if command.heavy else SIZES) * share))
+                part = size / max(1, sizes - 1) * 1.25
+                log.add(_outcome(case, command, part, disk), disk.folder)
 
-    threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(WORKERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    bar.close()
-    if errors:
-        raise errors[0]
+    in_threads("disk", missing, work)
 
 
 class _Disk:
@@ -140,9 +121,11 @@ def _measure(command: Command, disk: _Disk) -> None:
         raise SystemExit(f"reliability: undisturbed {command.name}: {ran.out}{ran.err}")
     files = [p for name in command.outputs for p in (disk.folder / name).rglob("*") if p.is_file()]
     files += [disk.folder / name for name in command.outputs if (disk.folder / name).is_file()]
-    command.largest = max(path.stat().st_size for path in files)
-    command.needs = max(taken if disk.mounted else command.largest, 4096)
+    sizes = [path.stat().st_size for path in files]
+    pages = sum(-(-size // PAGE) * PAGE for size in sizes)
     command.whole = _state(command, disk.folder)
+    # Last: the other thread goes by it.
+    command.needs = max(taken, pages) if disk.mounted else max(sizes)
 
 
 def _state(command: Command, folder: Path) -> dict[str, object]:

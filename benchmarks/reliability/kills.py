@@ -8,17 +8,15 @@ the first byte that is written, since most of a command's seconds are imports.
 import contextlib
 import signal
 import sqlite3
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks.reliability import commands, indexes
-from benchmarks.reliability.cases import Log, Outcome, Wrong
+from benchmarks.reliability.cases import Log, Outcome, Wrong, in_threads
 from benchmarks.reliability.commands import Ran, Started
 from benchmarks.reliability.pipelines import (
     STAGES,
@@ -29,7 +27,6 @@ from benchmarks.reliability.pipelines import (
     running,
 )
 
-WORKERS = 2
 # How many of a hundred.
 SHARES = dict.fromkeys(STAGES, 6) | {"exp run": 10, "index add": 14, "store": 16}
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -80,35 +77,16 @@ def plan(count: int, seed: int) -> list[Kill]:
     return kills[:count]
 
 
-def run(log: Log, number: int, seed: int, scratch: Path, bundle: Callable[[], Path]) -> None:
-    """All kills that are not done yet, in `WORKERS` threads with a pipeline each."""
-    kills = plan(number, seed)
-    waiting, lock = list(reversed(log.missing("kills", range(number)))), threading.Lock()
-    bar = tqdm(total=len(waiting), desc="kills", disable=None)
-    errors: list[BaseException] = []
+def run(log: Log, count: int, seed: int, scratch: Path, bundle: Callable[[], Path]) -> None:
+    """All kills that are not done yet; each thread has a pipeline of its own."""
+    kills = plan(count, seed)
 
-    def work(number: int) -> None:
-        try:
-            place = _Place(commands.fresh(scratch / f"kills-{number}"), bundle)
-            while True:
-                with lock:
-                    if not waiting or errors:
-                        return
-                    case = waiting.pop()
-                log.add(place.outcome(kills[case], case), place.kept)
-                bar.update()
-        except BaseException as error:
-            errors.append(error)
+    def work(number: int, cases: Iterator[int]) -> None:
+        place = _Place(commands.fresh(scratch / f"kills-{number}"), bundle)
+        for case in cases:
+            log.add(place.outcome(kills[case], case), place.kept)
 
-    count = min(WORKERS, len(waiting))
-    threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    bar.close()
-    if errors:
-        raise errors[0]
+    in_threads("kills", log.missing("kills", range(count)), work)
 
 
 class _Place:

@@ -14,18 +14,17 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.reliability.cases import MEMORY, Log, Outcome, Outside, Wrong
+from benchmarks.reliability.cases import MEMORY, Log, Outcome, Outside, Wrong, in_threads
 
 CPU_SECONDS = 10  # that a case may compute: more is a hang, on a slow machine too
 WALL_SECONDS = 60  # after which its process is killed
 ADDRESS_SPACE = 4_000_000_000  # bytes more than at the start, so that a bomb spares the machine
-WORKERS = 2
 
 # Audit events that change files, and which of their arguments are paths.
 _CHANGES = {
@@ -45,39 +44,24 @@ Case = Callable[[np.random.Generator, int, Path], str]
 
 
 def run(log: Log, part: str, function: str, cases: Sequence[int], seed: int, scratch: Path) -> None:
-    """Run the cases of a part in `WORKERS` processes.
+    """Run the cases of a part in processes of their own.
 
     Args:
         function: MODULE:NAME of a `Case`. It returns what was tried and raises what went wrong.
     """
-    waiting, lock = list(reversed(cases)), threading.Lock()
-    bar = tqdm(total=len(cases), desc=part, disable=None)
 
-    def work(number: int) -> None:
+    def work(number: int, mine: Iterator[int]) -> None:
         worker = None
-        while True:
-            with lock:
-                if not waiting:
-                    break
-                case = waiting.pop()
+        for case in mine:
             worker = worker or _Worker(part, function, seed, scratch / f"{part}-{number}")
-            outcome = worker.run(case)
-            log.add(outcome, worker.folder)
+            log.add(worker.run(case), worker.folder)
             if not worker.alive:
                 worker.stop()
                 worker = None
-            bar.update()
         if worker:
             worker.stop()
 
-    # A worker takes a second to start.
-    count = min(WORKERS, 1 + len(cases) // 50)
-    threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    bar.close()
+    in_threads(part, cases, work)
 
 
 class _Worker:

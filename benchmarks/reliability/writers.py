@@ -50,7 +50,6 @@ class Command:
     heavy: bool = False
     collection: bool = False
     needs: int = 0
-    largest: int = 0
     whole: dict[str, object] = field(default_factory=dict)
 
 
@@ -68,6 +67,7 @@ def make(folder: Path, bundle: Path) -> Iterator[Command]:
     params["datasets"]["table"]["download"] |= source
     params["datasets"]["table"]["encoder"]["backbone"] = "cnn"
     (plain / "params.yaml").write_text(yaml.safe_dump(params), "utf-8")
+    indexes.write_random(plain / "many", 2000)  # enough for files of many pages
     # What is replaced is there already in some of the templates.
     old = folder / "old"
     shutil.copytree(plain, old)
@@ -78,11 +78,12 @@ def make(folder: Path, bundle: Path) -> Iterator[Command]:
         name = f"vectors.{suffix}"
         arguments = [*CAPTIONER, "export", "--format", form, "--output", name, "--force"]
         outputs = [name, f"{name}.txt"] if form == "npy" else [name]
-        yield Command(f"export {form}", template, [*arguments, "--index", "index"], outputs)
+        yield Command(f"export {form}", template, [*arguments, "--index", "many"], outputs)
     arguments = [*CAPTIONER, "export", "--format", "word2vec", "--output", "vectors.txt"]
-    yield Command("export word2vec", plain, [*arguments, "--index", "index"], ["vectors.txt"])
-    arguments = [*CAPTIONER, "index", "remove", *half[:5], "--index", "index"]
-    yield Command("index remove", plain, arguments, ["index"], collection=True)
+    yield Command("export word2vec", plain, [*arguments, "--index", "many"], ["vectors.txt"])
+    removed = [f"{number:05d}.png" for number in range(0, 2000, 5)]
+    arguments = [*CAPTIONER, "index", "remove", *removed, "--index", "many"]
+    yield Command("index remove", plain, arguments, ["many"], collection=True)
     arguments = [*CAPTIONER, "check-data", "--dataset", "table", "--report", "report"]
     yield Command("check-data", plain, arguments, ["report"])
     arguments = [*CAPTIONER, "index", "add", "pictures", *options]
