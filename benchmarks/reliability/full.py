@@ -125,6 +125,8 @@ def _measure(command: Command, disk: _Disk) -> None:
     pages = sum(-(-size // PAGE) * PAGE for size in sizes)
     command.whole = _state(command, disk.folder)
     # Last: the other thread goes by it.
+    if command.collection:  # most of it is there already
+        pages = PAGE
     command.needs = max(taken, pages) if disk.mounted else max(sizes)
 
 
