@@ -197,3 +197,62 @@ def test_mutants_are_run_in_a_copy(tmp_path):
     assert lines[3].startswith("1 of 2 mutants killed in ")
     assert lines[4:] == ['digest: return ""']
     assert digest(ROOT / "src" / "captioner" / "files.py") == before
+
+
+def test_reliability_of_a_few_files(tmp_path):
+    """Equal seeds are equal cases, finished ones are not repeated; see docs/reliability.md."""
+    command = [sys.executable, "-m", "benchmarks.reliability", "--only", "images,archives"]
+    command += ["--share", "0.01", "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| mutated images | 20 | 20 | 0 | 0 | 0 | 0 | 0 |" in done.stdout
+    assert "| hostile archives | 2 | 2 | 0 | 0 | 0 | 0 | 0 |" in done.stdout
+    outcomes = (tmp_path / "results.jsonl").read_text("utf-8")
+    (tmp_path / "results.jsonl").write_text("\n".join(outcomes.splitlines()[:-1]), "utf-8")
+    done = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    again = (tmp_path / "results.jsonl").read_text("utf-8").splitlines()
+    assert len(again) == 23 and again[:22] == outcomes.splitlines()[:22]
+    assert json.loads(again[22])["what"] == json.loads(outcomes.splitlines()[22])["what"]
+
+
+def test_reliability_judges_what_goes_wrong(tmp_path):
+    """A traceback, a wrong result, a write elsewhere, and what the table says of them."""
+    from benchmarks.reliability.cases import Outcome, Wrong, table
+    from benchmarks.reliability.workers import _judge
+
+    def fails(rng, number, folder):
+        raise ValueError("a bug")
+
+    def differs(rng, number, folder):
+        raise Wrong("another hash")
+
+    rng, outside = np.random.default_rng(1), []
+
+    def writes(rng, number, folder):
+        outside.append("open /etc/passwd")
+        return "written"
+
+    found = [
+        _judge(case, rng, "images", 0, tmp_path / "case", outside).verdict
+        for case in (fails, differs, writes, lambda rng, number, folder: "read")
+    ]
+    assert found == ["traceback", "wrong", "outside", "ok"]
+    rows = [Outcome("images", 0, "", verdict, "", 1.0, 2_000_000) for verdict in found]
+    assert table(rows, {"images": "images"}).splitlines()[2] == (
+        "| images | 4 | 1 | 1 | 0 | 1 | 0 | 1 | 2 | 4 |"
+    )
+
+
+def test_reliability_notices_a_pipeline_that_differs():
+    from benchmarks.reliability.kills import SHARES, plan
+    from benchmarks.reliability.pipelines import differences
+
+    undisturbed = {"data/a": "1", "run: metric loss": [(1, 0.5), (2, 0.25)]}
+    assert differences(undisturbed, dict(undisturbed)) == []
+    twice = undisturbed | {"run: metric loss": [(1, 0.5), (1, 0.5), (2, 0.25)]}
+    assert len(differences(undisturbed, twice)) == 1
+    assert len(differences(undisturbed, {"data/b": "1"})) == 3
+    assert plan(100, 1) == plan(100, 1) != plan(100, 2)
+    assert {kill.target for kill in plan(100, 1)} == SHARES.keys()
+    assert len({(kill.target, kill.signal) for kill in plan(100, 1)}) == 3 * len(SHARES)

@@ -30,7 +30,6 @@ import yaml
 from captioner import tracking
 from captioner.datasets.scene_captions import captions
 from captioner.datasets.scene_drawing import draw, sample_facts
-from captioner.encoder import BACKBONES
 from captioner.params import load_params
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -412,6 +411,8 @@ def tiny_flickr(folder: Path) -> None:
     import h5py
     import keras
     from keras.src.legacy.saving import legacy_h5_format
+
+    from captioner.encoder import BACKBONES
 
     rng = np.random.default_rng(8)
     names, tokens = [], []
