@@ -21,7 +21,7 @@ from captioner.datasets import SPLITS
 from captioner.determinism import make_deterministic
 from captioner.encoder import BACKBONES, build_encoder, find_weights, save_encoder, save_words
 from captioner.encoder_report import write_encoder_report
-from captioner.files import atomic_file, atomic_folder, digest, write_json
+from captioner.files import atomic_file, checked_folder, digest, write_json
 from captioner.images import batches, jpegs, read_pictures
 from captioner.raster import decode
 from captioner.word_labels import word_labels
@@ -44,7 +44,7 @@ def main() -> None:
     learn = {"cnn": learn_words, "course_cnn": learn_classes}.get(backbone, pretrained)
     encoder, head, names, history = learn(params, index, rows)
 
-    with atomic_folder("models/encoder") as folder:
+    with checked_folder("models/encoder") as folder:
         save_encoder(encoder, backbone, params.preprocess.side, folder)
         if learn in (learn_words, tune_words):
             save_words(head, names, folder)

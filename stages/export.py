@@ -16,7 +16,7 @@ from captioner.decoding import Decoder
 from captioner.determinism import make_deterministic
 from captioner.encoder import load_encoder
 from captioner.examples import read_features
-from captioner.files import atomic_file, atomic_folder, write_json
+from captioner.files import atomic_file, atomic_folder, verify, write_json
 from captioner.images import read_pictures
 from captioner.joint_embedding import JointEncoder, load_joint
 from captioner.model import load_captioners
@@ -32,6 +32,7 @@ DECODING = set(bundle.Decoding.__annotations__)
 
 def main() -> None:
     params = read_params()
+    verify("models/encoder", "models/captioner", "models/joint", "data/features", "data/tokens")
     make_deterministic(params.seed)
     encoder, _ = load_encoder("models/encoder")
     models = load_captioners("models/captioner")
