@@ -19,7 +19,7 @@ from captioner import CaptionerError, bundle, files
 from captioner.cnn import build_cnn
 from captioner.consensus import Consensus, Told, told_of
 from captioner.decoding import Decoder
-from captioner.files import digest, write_checksums
+from captioner.files import digest
 from captioner.joint_embedding import JointConfig, JointEncoder, JointModel
 from captioner.model import CaptionModel, ModelConfig
 from captioner.raster import PictureError
@@ -116,11 +116,18 @@ def edit(file: Path, **changes: object) -> None:
     seal(next(folder for folder in file.parents if (folder / "bundle.json").exists()))
 
 
-def seal(folder: Path) -> None:
-    """Write the checksums of a changed bundle."""
-    content = json.loads((folder / "bundle.json").read_text())
-    own = {k: v for k, v in content.items() if k not in ("files", "checksum")}
-    write_checksums(folder / "bundle.json", own)
+def seal(folder: Path, **more: str) -> None:
+    """Write the checksums of a changed bundle, and of `more` files than there are."""
+    note = folder / "bundle.json"
+    paths = [path for path in folder.rglob("*") if path.is_file() and path != note]
+    content = json.loads(note.read_text())
+    content["files"] = more | {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+    }
+    content.pop("checksum")
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    note.write_text(json.dumps(content | {"checksum": checksum}))
 
 
 def test_captions_are_the_same_before_and_after(captioner):
@@ -631,12 +638,7 @@ def test_the_list_of_files_is_exact(saved, copy, tmp_path):
     "name", ["../saved.json", "/etc/passwd", "", "joint//config.json", "\n\x1b"]
 )
 def test_odd_names_are_missing(copy, name):
-    content = json.loads((copy / "bundle.json").read_text())
-    own = {k: v for k, v in content.items() if k != "checksum"}
-    own["files"][name] = "0" * 64
-    text = json.dumps(own, sort_keys=True)
-    checksum = hashlib.sha256(text.encode()).hexdigest()
-    (copy / "bundle.json").write_text(json.dumps(own | {"checksum": checksum}))
+    seal(copy, **{name: "0" * 64})
     assert f"{name!r} is missing" in refused(copy)
 
 

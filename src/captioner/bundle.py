@@ -415,7 +415,7 @@ def _check_config(config: dict[str, object], expected: dict[str, int]) -> None:
 def _read_told(folder: Path, known: int, vocabulary: int) -> Told:
     """ValueError for arrays that do not fit the other parts."""
     arrays = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")  # no zip, no pickle
         for name in ("places", "tokens")
     }
     told = Told(**arrays)

@@ -124,8 +124,9 @@ def check_weights(path: Path, parameters: int | None = None) -> None:
         OSError, KeyError, RuntimeError: it is no HDF5, or damaged.
         ValueError: as above; the reason.
     """
-    places, values, size = set(), 0, 0
+    values, size = 0, 0
     with h5py.File(path, "r") as file:
+        places = {h5py.h5o.get_info(file.id).addr}
         waiting = [(file, 0)]
         while waiting:
             group, depth = waiting.pop()

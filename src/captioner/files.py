@@ -112,12 +112,13 @@ def read_json(path: Path | str) -> object:
     Raises:
         ValueError: it is no JSON, no regular file, or larger than `MOST_JSON`.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
-        raise ValueError(f"{Path(path).name} is no regular file")
-    with open(path, "rb") as file:
+    path = Path(path)
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+        raise ValueError(f"{path.name} is no regular file")
+    with path.open("rb") as file:
         content = file.read(MOST_JSON + 1)
     if len(content) > MOST_JSON:
-        raise ValueError(f"{Path(path).name} has more than {MOST_JSON >> 20} MiB")
+        raise ValueError(f"{path.name} has more than {MOST_JSON >> 20} MiB")
     return json.loads(content.decode("utf-8"))
 
 
