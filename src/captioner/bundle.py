@@ -172,7 +172,10 @@ class Captioner:
         self._grid_of = {size: grid_function(encoder, size) for size in sizes}
         self._shape = encoder.output_shape[1:3]
 
-        @graph_function(reduce_retracing=True)
+        config = models[0].config
+        features = tf.TensorSpec((None, config.cells, config.channels), tf.float16)
+
+        @graph_function(input_signature=[features, tf.TensorSpec((None, None), tf.int32)])
         def looked_at(features, words):
             return tf.add_n([model.looked_at(features, words) for model in models]) / len(models)
 
