@@ -95,7 +95,8 @@ def main() -> None:
         columns = {"word": vocabulary.words, "count": vocabulary.counts, "in_glove": in_glove}
         embeddings.write_vectors(folder, "words", columns, words)
         dimensions = {"meaning": meaning.shape[1], "looks": looks.shape[1], "words": words.shape[1]}
-        collection.write_manifest(folder, model, dimensions, [{"folder": "."} | part])
+        parts, split = [{"folder": "."} | part], vocabulary.split_characters
+        collection.write_manifest(folder, model, dimensions, parts, split)
         (folder / "projector").mkdir()
         small = [
             np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))

@@ -389,6 +389,66 @@ def test_different_captions(captioner):
     assert captioner.diverse([], 2) == captioner.sampled([], 2, 0, 1.0) == []
 
 
+def test_no_value_of_an_option_compiles_a_graph_of_its_own(saved, monkeypatch):
+    """A hundred values of each option; only the number of searched captions has graphs, 20."""
+    captioner = bundle.load(saved, batch_size=4)
+    pictures = [captioner.prepare(picture(seed)) for seed in range(5)]
+    traces, look = [], CaptionModel.look
+
+    def counted(self, features, *rest):
+        traces.append(features.shape)
+        return look(self, features, *rest)
+
+    monkeypatch.setattr(CaptionModel, "look", counted)
+    few = pictures[:1]
+    for count in range(1, 6):
+        captioner.caption_prepared(pictures[:count])
+    assert len(traces) == 1  # whatever the number of pictures
+    for value in range(1, 101):
+        captioner.diverse(few, 2, value, value / 20)
+    captioner.diverse(pictures, 2, 7, 0.31)
+    assert len(traces) == 2
+    for value in range(1, 101):
+        captioner.sampled(few, 1 + value % 20, value**4, value / 101)
+    captioner.sampled(pictures, 2, 2**62, 0.77)
+    assert len(traces) == 3
+    for number in range(1, 6):
+        captioner.sampled(few, number, 0, 1.0)
+    assert len(traces) == 4  # none left out
+    for number in range(1, 7):
+        captioner.looked_at(pictures[0], " ".join(["red"] * number))
+    assert len(traces) == 5
+
+
+@pytest.mark.parametrize(
+    ("how", "options", "reason"),
+    [
+        ("diverse", {"number": 21}, "number: 21, expected a whole number from 1 to 20"),
+        ("diverse", {"number": 0}, "number: 0"),
+        ("diverse", {"number": 2.0}, "number: 2.0"),
+        ("diverse", {"number": True}, "number: True"),
+        ("diverse", {"number": 2, "beam_width": 101}, "beam_width: 101, expected a whole number"),
+        ("diverse", {"number": 2, "beam_width": 0}, "beam_width: 0"),
+        ("diverse", {"number": 2, "length_penalty": np.nan}, "length_penalty: nan"),
+        ("diverse", {"number": 2, "length_penalty": -1}, "length_penalty: -1, expected a number"),
+        ("sampled", {"number": 10**9, "seed": 0, "top_p": 1.0}, "number: 1000000000"),
+        ("sampled", {"number": 2, "seed": 2**63, "top_p": 1.0}, "seed: 9223372036854775808"),
+        ("sampled", {"number": 2, "seed": 0.5, "top_p": 1.0}, "seed: 0.5"),
+        ("sampled", {"number": 2, "seed": 0, "top_p": 1.1}, "top_p: 1.1, expected a number from"),
+        ("sampled", {"number": 2, "seed": 0, "top_p": "1"}, "top_p: '1'"),
+    ],
+)
+def test_options_out_of_bounds_are_refused(captioner, how, options, reason):
+    with pytest.raises(CaptionerError, match=re.escape(reason)):
+        getattr(captioner, how)([np.zeros((32, 32, 3), np.uint8)], **options)
+
+
+@pytest.mark.parametrize("width", [0, 101, 2.0, True])
+def test_a_beam_width_out_of_bounds_is_refused(saved, width):
+    with pytest.raises(CaptionerError, match=f"^beam_width: {width}, expected a number from 1"):
+        bundle.load(saved, beam_width=width)
+
+
 def test_saved_twice_is_equal_to_the_byte(saved, tmp_path):
     assert digest(write(tmp_path / "again")) == digest(saved)
     assert digest(write(tmp_path / "again")) == digest(saved)  # replaces the first

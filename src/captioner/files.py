@@ -174,7 +174,7 @@ def write_checksums(path: Path | str, content: Mapping[str, object] | None = Non
     """
     path = Path(path)
     names = [name for name in _files_below(path.parent) if name != path.name]
-    sums = {name: _sha256(path.parent / name) for name in sorted(names)}
+    sums = {name: sha256_of(path.parent / name) for name in sorted(names)}
     sealed = {**(content or {}), "files": sums}
     write_json(path, sealed | {"checksum": _sha256_of_json(sealed)})
 
@@ -218,7 +218,7 @@ def read_verified(path: Path | str, most: int | None = None) -> dict[str, object
     if most is not None and size > most:
         raise ValueError(f"its files have {size:,} bytes, at most {most:,} are expected")
     for name in sorted(sums):
-        if _sha256(path.parent / name) != sums[name]:
+        if sha256_of(path.parent / name) != sums[name]:
             raise ValueError(f"{name!r:.200} is not as it was written: its sha256 is another")
     return content
 
@@ -236,7 +236,10 @@ def _files_below(folder: Path, prefix: str = "") -> Iterator[str]:
                 raise ValueError(f"{name!r:.200} is neither a file nor a folder")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file in hex digits; ValueError if it is no regular file."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path.name} is no regular file")
     total = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         left = os.fstat(file.fileno()).st_size
