@@ -21,7 +21,7 @@ from captioner.datasets import SPLITS
 from captioner.determinism import make_deterministic
 from captioner.encoder import BACKBONES, build_encoder, save_encoder, save_words
 from captioner.encoder_report import write_encoder_report
-from captioner.files import atomic_file, atomic_folder, digest, write_json
+from captioner.files import atomic_file, checked_folder, digest, write_json
 from captioner.images import batches, jpegs, read_pictures
 from captioner.inputs import WEIGHTS
 from captioner.raster import decode
@@ -45,7 +45,7 @@ def main() -> None:
     learn = {"cnn": learn_words, "course_cnn": learn_classes}.get(backbone, pretrained)
     encoder, head, names, history = learn(params, index, rows)
 
-    with atomic_folder("models/encoder") as folder:
+    with checked_folder("models/encoder") as folder:
         weights = WEIGHTS / BACKBONES[backbone].weights if backbone in BACKBONES else None
         save_encoder(encoder, backbone, params.preprocess.side, folder, weights)
         if learn in (learn_words, tune_words):

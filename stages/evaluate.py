@@ -13,7 +13,7 @@ from captioner.decoding import Decoder
 from captioner.determinism import make_deterministic
 from captioner.evaluation import Evaluation, predictions_table
 from captioner.examples import read_features
-from captioner.files import write_json
+from captioner.files import verify, write_json
 from captioner.held_out import read_held_out
 from captioner.images import write_table
 from captioner.joint_embedding import JointEncoder, JointModel, load_joint
@@ -29,6 +29,7 @@ SEARCH = {"beam_width", "max_length", "length_penalty", "no_repeat", "word_evide
 
 def main() -> None:
     params = read_params()
+    verify("models/captioner", "models/joint", "data/features", "data/tokens")
     make_deterministic(params.seed)
     settings = params.evaluate
     models = load_captioners("models/captioner")

@@ -16,7 +16,7 @@ from captioner.decoding import Decoder
 from captioner.determinism import make_deterministic
 from captioner.encoder import load_encoder
 from captioner.examples import read_features
-from captioner.files import atomic_file, atomic_folder, write_json
+from captioner.files import atomic_file, atomic_folder, verify, write_json
 from captioner.images import read_pictures
 from captioner.joint_embedding import JointEncoder, load_joint
 from captioner.model import load_captioners
@@ -32,6 +32,7 @@ DECODING = set(bundle.Decoding.__annotations__)
 
 def main() -> None:
     params = read_params()
+    verify("models/encoder", "models/captioner", "models/joint", "data/features", "data/tokens")
     make_deterministic(params.seed)
     encoder, _ = load_encoder("models/encoder")
     models = load_captioners("models/captioner")
@@ -94,7 +95,8 @@ def main() -> None:
         columns = {"word": vocabulary.words, "count": vocabulary.counts, "in_glove": in_glove}
         embeddings.write_vectors(folder, "words", columns, words)
         dimensions = {"meaning": meaning.shape[1], "looks": looks.shape[1], "words": words.shape[1]}
-        collection.write_manifest(folder, model, dimensions, [{"folder": "."} | part])
+        parts, split = [{"folder": "."} | part], vocabulary.split_characters
+        collection.write_manifest(folder, model, dimensions, parts, split)
         (folder / "projector").mkdir()
         small = [
             np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))

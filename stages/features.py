@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from captioner.determinism import make_deterministic
 from captioner.encoder import extract_features, load_encoder, load_words
-from captioner.files import atomic_folder, write_json
+from captioner.files import checked_folder, verify, write_json
 from captioner.images import batches, read_pictures, write_table
 
 
@@ -19,6 +19,7 @@ def main() -> None:
     params = read_params()
     check_room(params)  # again: another backbone may write far larger grids
     make_deterministic(params.seed)
+    verify("models/encoder")
     encoder, _ = load_encoder("models/encoder")
     head, _ = load_words("models/encoder", encoder)
     index = read_pictures("data/images", ["image_id", "split"])
@@ -26,7 +27,7 @@ def main() -> None:
     steps = -(-len(index) // size)
     train = np.flatnonzero(index["split"] == "train")
     mirrored = train if params.features.mirrored else None
-    with atomic_folder("data/features") as folder:
+    with checked_folder("data/features") as folder:
         pictures = tqdm(
             batches("data/images", size), "features", total=steps, unit="batch", disable=None
         )

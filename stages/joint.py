@@ -11,7 +11,7 @@ import pandas as pd
 from captioner import contrastive, examples, joint_embedding, training
 from captioner.checkpoints import State
 from captioner.determinism import make_deterministic
-from captioner.files import atomic_file, atomic_folder, digest, write_json
+from captioner.files import atomic_file, checked_folder, digest, verify, write_json
 from captioner.text import UNK, Vocabulary
 
 REPORTS = Path("reports/joint")
@@ -20,6 +20,7 @@ CODE = Path(training.__file__).parent  # every change of it starts a training an
 
 def main() -> None:
     params = read_params()
+    verify("data/features", "data/tokens")
     make_deterministic(params.seed)
     options = params.joint
     features, mirrored = examples.read_features("data/features", "grid"), None
@@ -57,7 +58,7 @@ def main() -> None:
     share = contrastive.choose_share(model, score)
     contrastive.keep_references(model, train)
 
-    with atomic_folder("models/joint") as folder:
+    with checked_folder("models/joint") as folder:
         joint_embedding.save_joint(model, folder)
     with atomic_file(REPORTS / "history.csv") as path:
         pd.DataFrame(history).to_csv(path, index=False)

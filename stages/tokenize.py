@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from captioner.files import atomic_file, atomic_folder, write_json
+from captioner.files import atomic_file, checked_folder, write_json
 from captioner.glove import (
     coverage,
     neighbours,
@@ -53,7 +53,7 @@ def main() -> None:
     covered = coverage(vocabulary, vectors)
     metrics |= {"coverage_types": covered.types, "coverage_tokens": covered.tokens}
 
-    with atomic_folder("data/tokens") as folder:
+    with checked_folder("data/tokens") as folder:
         vocabulary.save(folder / "vocabulary.json")
         np.save(folder / "captions.npy", encoded)
         np.save(folder / "pictures.npy", captions["picture"].to_numpy(np.int32))

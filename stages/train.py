@@ -13,7 +13,7 @@ from captioner import examples, model, training
 from captioner.checkpoints import State, assign
 from captioner.cross_entropy import CrossEntropy
 from captioner.determinism import make_deterministic
-from captioner.files import atomic_file, atomic_folder, digest, write_json
+from captioner.files import atomic_file, checked_folder, digest, verify, write_json
 from captioner.self_critical import SelfCritical, sharpen
 from captioner.text import Vocabulary
 from captioner.tracking import TrainingRun
@@ -26,6 +26,7 @@ CODE = Path(model.__file__).parent  # every change of it starts a training anew
 
 def main() -> None:
     params = read_params()
+    verify("data/features", "data/tokens")
     looked_at = params.train.attention
     features, mirrored = examples.read_features("data/features", looked_at), None
     if params.features.mirrored:
@@ -43,7 +44,7 @@ def main() -> None:
     state.run_id = run.run_id
 
     history, best = [], []
-    with atomic_folder("models/captioner") as folder:
+    with checked_folder("models/captioner") as folder:
         for member in params.train.members:
             make_deterministic(params.seed + member)
             vectors = np.load("data/tokens/word_vectors.npy")

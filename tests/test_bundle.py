@@ -1,18 +1,21 @@
 """bundle.py: the same captions after a round trip, equal bytes, and bundles that lie."""
 
+import hashlib
 import io
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from captioner import CaptionerError, bundle
+from captioner import CaptionerError, bundle, files
 from captioner.cnn import build_cnn
 from captioner.consensus import Consensus, Told, told_of
 from captioner.decoding import Decoder
@@ -104,9 +107,27 @@ def copy(saved, tmp_path) -> Path:
 
 
 def edit(file: Path, **changes: object) -> None:
-    """Change top-level keys of a JSON file; Ellipsis takes one away."""
+    """Change top-level keys of a JSON file of a bundle; Ellipsis takes one away.
+
+    The checksums are those of the changed file, as someone writes them who means harm.
+    """
     content = json.loads(file.read_text()) | changes
     file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+    seal(next(folder for folder in file.parents if (folder / "bundle.json").exists()))
+
+
+def seal(folder: Path, **more: str) -> None:
+    """Write the checksums of a changed bundle, and of `more` files than there are."""
+    note = folder / "bundle.json"
+    paths = [path for path in folder.rglob("*") if path.is_file() and path != note]
+    content = json.loads(note.read_text())
+    content["files"] = more | {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+    }
+    content.pop("checksum")
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    note.write_text(json.dumps(content | {"checksum": checksum}))
 
 
 def test_captions_are_the_same_before_and_after(captioner):
@@ -333,6 +354,7 @@ def test_what_others_say_is_checked(agreed, tmp_path, name, array):
     copy = Path(shutil.copytree(agreed, tmp_path / "copy"))
     file = copy / "told" / f"{name}.npy"
     file.unlink() if array is None else np.save(file, array, allow_pickle=True)
+    seal(copy)
     refused(copy)
 
 
@@ -343,6 +365,8 @@ def test_each_of_several_captioners_is_checked(several, tmp_path, part):
         edit(copy / "captioner" / str(part) / "config.json", **{name: changes})
         refused(copy)
     shutil.rmtree(copy / "captioner" / str(part))
+    assert "is missing" in refused(copy)
+    seal(copy)
     assert "is missing" in refused(copy)
 
 
@@ -363,6 +387,66 @@ def test_different_captions(captioner):
     assert sampled != captioner.sampled(pictures, 2, 1, 1.0)
     assert all(len(captions) == 1 for captions in captioner.sampled(pictures, 2, 0, 1e-6))
     assert captioner.diverse([], 2) == captioner.sampled([], 2, 0, 1.0) == []
+
+
+def test_no_value_of_an_option_compiles_a_graph_of_its_own(saved, monkeypatch):
+    """A hundred values of each option; only the number of searched captions has graphs, 20."""
+    captioner = bundle.load(saved, batch_size=4)
+    pictures = [captioner.prepare(picture(seed)) for seed in range(5)]
+    traces, look = [], CaptionModel.look
+
+    def counted(self, features, *rest):
+        traces.append(features.shape)
+        return look(self, features, *rest)
+
+    monkeypatch.setattr(CaptionModel, "look", counted)
+    few = pictures[:1]
+    for count in range(1, 6):
+        captioner.caption_prepared(pictures[:count])
+    assert len(traces) == 1  # whatever the number of pictures
+    for value in range(1, 101):
+        captioner.diverse(few, 2, value, value / 20)
+    captioner.diverse(pictures, 2, 7, 0.31)
+    assert len(traces) == 2
+    for value in range(1, 101):
+        captioner.sampled(few, 1 + value % 20, value**4, value / 101)
+    captioner.sampled(pictures, 2, 2**62, 0.77)
+    assert len(traces) == 3
+    for number in range(1, 6):
+        captioner.sampled(few, number, 0, 1.0)
+    assert len(traces) == 4  # none left out
+    for number in range(1, 7):
+        captioner.looked_at(pictures[0], " ".join(["red"] * number))
+    assert len(traces) == 5
+
+
+@pytest.mark.parametrize(
+    ("how", "options", "reason"),
+    [
+        ("diverse", {"number": 21}, "number: 21, expected a whole number from 1 to 20"),
+        ("diverse", {"number": 0}, "number: 0"),
+        ("diverse", {"number": 2.0}, "number: 2.0"),
+        ("diverse", {"number": True}, "number: True"),
+        ("diverse", {"number": 2, "beam_width": 101}, "beam_width: 101, expected a whole number"),
+        ("diverse", {"number": 2, "beam_width": 0}, "beam_width: 0"),
+        ("diverse", {"number": 2, "length_penalty": np.nan}, "length_penalty: nan"),
+        ("diverse", {"number": 2, "length_penalty": -1}, "length_penalty: -1, expected a number"),
+        ("sampled", {"number": 10**9, "seed": 0, "top_p": 1.0}, "number: 1000000000"),
+        ("sampled", {"number": 2, "seed": 2**63, "top_p": 1.0}, "seed: 9223372036854775808"),
+        ("sampled", {"number": 2, "seed": 0.5, "top_p": 1.0}, "seed: 0.5"),
+        ("sampled", {"number": 2, "seed": 0, "top_p": 1.1}, "top_p: 1.1, expected a number from"),
+        ("sampled", {"number": 2, "seed": 0, "top_p": "1"}, "top_p: '1'"),
+    ],
+)
+def test_options_out_of_bounds_are_refused(captioner, how, options, reason):
+    with pytest.raises(CaptionerError, match=re.escape(reason)):
+        getattr(captioner, how)([np.zeros((32, 32, 3), np.uint8)], **options)
+
+
+@pytest.mark.parametrize("width", [0, 101, 2.0, True])
+def test_a_beam_width_out_of_bounds_is_refused(saved, width):
+    with pytest.raises(CaptionerError, match=f"^beam_width: {width}, expected a number from 1"):
+        bundle.load(saved, beam_width=width)
 
 
 def test_saved_twice_is_equal_to_the_byte(saved, tmp_path):
@@ -533,10 +617,212 @@ FILES = [
 def test_missing_and_damaged_files(copy, file):
     content = (copy / file).read_bytes()
     (copy / file).unlink()
+    assert f"'{file}' is missing" in refused(copy)
+    seal(copy)
     refused(copy)
     for damaged in (b"", content[: len(content) // 2], b"x" * 100):
         (copy / file).write_bytes(damaged)
+        seal(copy)
         refused(copy)
+
+
+def flip(file: Path, place: float) -> None:
+    """Flip one bit, at a share of the file's length."""
+    content = bytearray(file.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 1 << 6
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 0.77, 1.0])
+def test_a_flipped_bit_in_any_file_is_named(agreed, tmp_path, place):
+    copy = Path(shutil.copytree(agreed, tmp_path / "copy"))
+    names = [*FILES, "told/places.npy", "told/tokens.npy"]
+    assert sorted(json.loads((copy / "bundle.json").read_text())["files"]) == sorted(names)
+    for file in names:
+        good = (copy / file).read_bytes()
+        flip(copy / file, place)
+        assert f"'{file}' is not as it was written" in refused(copy)
+        (copy / file).write_bytes(good)
+    flip(copy / "bundle.json", place)
+    refused(copy)
+
+
+@pytest.mark.parametrize("key", ["decoding", "preparation", "files", "fingerprint", "captioners"])
+def test_changed_settings_are_named(saved, copy, key):
+    content = json.loads((copy / "bundle.json").read_text())
+    text = (copy / "bundle.json").read_text()
+    value = content[key]
+    changed = {**value, "more": 1} if isinstance(value, dict) else value * 2
+    (copy / "bundle.json").write_text(json.dumps(content | {key: changed}))
+    assert "bundle.json is not as it was written" in refused(copy)
+    (copy / "bundle.json").write_text(text)
+    bundle.load(copy)
+
+
+def test_parts_of_another_bundle_are_noticed(several, saved, tmp_path):
+    """They would fit: the same sizes, other weights."""
+    copy = Path(shutil.copytree(several, tmp_path / "copy"))
+    for source, place in (("captioner/0", "captioner/1"), ("captioner/2", "captioner/0")):
+        shutil.copytree(several / source, copy / place, dirs_exist_ok=True)
+        assert f"'{place}/weights.weights.h5' is not as it was written" in refused(copy)
+        shutil.copytree(several / place, copy / place, dirs_exist_ok=True)
+    shutil.copyfile(saved / "bundle.json", copy / "bundle.json")
+    assert "is not listed in bundle.json" in refused(copy)
+
+
+def test_the_list_of_files_is_exact(saved, copy, tmp_path):
+    (copy / "encoder" / "more.txt").touch()
+    assert "'encoder/more.txt' is not listed in bundle.json; remove it" in refused(copy)
+    (copy / "encoder" / "more.txt").unlink()
+    os.mkfifo(copy / "joint" / "pipe")
+    assert "'joint/pipe' is neither a file nor a folder" in refused(copy)
+    (copy / "joint" / "pipe").unlink()
+    file = copy / "vocabulary.json"
+    for target in ("/dev/zero", copy, tmp_path / "none"):
+        file.unlink()
+        file.symlink_to(target)
+        assert "'vocabulary.json' is neither a file nor a folder" in refused(copy)
+    # A link to the file itself is what DVC and model hubs make of a cache.
+    file.unlink()
+    file.symlink_to(saved / "vocabulary.json")
+    bundle.load(copy)
+    file.unlink()
+    file.symlink_to(saved / "encoder" / "config.json")
+    assert "'vocabulary.json' is not as it was written" in refused(copy)
+    shutil.rmtree(copy / "joint")
+    (copy / "joint").symlink_to(saved / "joint")
+    assert "'joint' is neither a file nor a folder" in refused(copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["../saved.json", "/etc/passwd", "", "joint//config.json", "\n\x1b"]
+)
+def test_odd_names_are_missing(copy, name):
+    seal(copy, **{name: "0" * 64})
+    assert f"{name!r} is missing" in refused(copy)
+
+
+@pytest.mark.parametrize("weight", [5e37, -2e9, np.nan, np.inf])
+@pytest.mark.parametrize("part", ["encoder", "captioner/0", "joint"])
+def test_weights_that_no_network_has(copy, part, weight):
+    with h5py.File(copy / part / "weights.weights.h5", "r+") as file:
+        found = []
+        file.visititems(lambda _, entry: found.append(entry) if hasattr(entry, "dtype") else None)
+        next(one for one in found if one.dtype.kind == "f" and one.ndim)[..., -1:] = weight
+    seal(copy)
+    assert "which no weight is" in refused(copy)
+
+
+def bomb(file: h5py.File, name: str, shape: tuple, **options) -> None:
+    """A data set of other storage in the place of one."""
+    del file[name]
+    file.create_dataset(name, shape, "f4", **options)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda file, name, shape: bomb(file, name, (10**6, 10**6), chunks=(9, 9)), "as Keras"),
+        (lambda file, name, shape: bomb(file, name, (10**6, 10**6)), "as Keras"),
+        (lambda file, name, shape: bomb(file, name, shape, compression="gzip"), "as Keras"),
+        (
+            lambda file, name, shape: bomb(file, name, shape, external=[("/etc/passwd", 0, 999)]),
+            "as Keras",
+        ),
+        (lambda file, name, shape: file.__setitem__("more", h5py.SoftLink(name)), "more is a link"),
+        (
+            lambda file, name, shape: file.__setitem__("more", h5py.ExternalLink("a.h5", "b")),
+            "more is a link",
+        ),
+        (lambda file, name, shape: file.__setitem__("layers/round", file), "round is a link"),
+        (lambda file, name, shape: file.__setitem__("more", file[name]), "is a link"),
+        (lambda file, name, shape: file.create_dataset("more", data=[1.0]), "values, expected"),
+        (lambda file, name, shape: file.create_dataset("more", data=["a"]), "as Keras"),
+    ],
+)
+def test_weights_files_that_lie(copy, spoil, reason):
+    with h5py.File(copy / "captioner" / "0" / "weights.weights.h5", "r+") as file:
+        name = "keys/vars/0"
+        spoil(file, name, file[name].shape)
+    seal(copy)
+    assert reason in refused(copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("captioner/0", {"units": 4096}),
+        ("captioner/0", {"word_size": 4096}),
+        ("joint", {"size": 4096}),
+        ("joint", {"word_size": 4000}),
+        ("joint", {"known": 4096}),
+        ("joint", {"known": 10**9}),
+        ("joint", {"known": "2"}),
+        ("joint", {"references": 10**9}),
+        ("joint", {"references": 10_000}),
+        ("joint", {"references": ...}),
+        ("joint", {"more": 1}),
+    ],
+)
+def test_sizes_ask_for_no_memory(copy, monkeypatch, part, changes):
+    """What is allowed and does not fit the weights is refused before a model is built."""
+    for model in (CaptionModel, JointModel):
+        built = model.__init__
+
+        def build(self, config, *rest, built=built):
+            assert config.parameters < 20_000
+            built(self, config, *rest)
+
+        monkeypatch.setattr(model, "__init__", build)
+    edit(copy / part / "config.json", **changes)
+    refused(copy)
+
+
+def header(shape: str) -> bytes:
+    """The .npy header of float16 of a shape, as it is written there."""
+    text = f"{{'descr': '<f2', 'fortran_order': False, 'shape': {shape}, }}"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("(99999999999, 2)"),
+        header("(-1, 2)"),
+        header("(12, 2)"),  # and nothing after it
+        header("(" * 9000 + ")" * 9000),
+        header("(" + "9" * 5000 + ", 2)"),
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+        b"PK\x03\x04",
+        b"",
+    ],
+)
+def test_array_files_that_lie(agreed, tmp_path, content):
+    copy = Path(shutil.copytree(agreed, tmp_path / "copy"))
+    (copy / "told" / "places.npy").write_bytes(content)
+    seal(copy)
+    refused(copy)
+
+
+@pytest.mark.parametrize("file", ["bundle.json", "vocabulary.json", "joint/config.json"])
+def test_json_is_bounded(copy, monkeypatch, file):
+    monkeypatch.setattr(files, "MOST_JSON", 5000)
+    size = (copy / file).stat().st_size
+    with (copy / file).open("a") as opened:
+        opened.write(" " * (5001 - size))
+    if file != "bundle.json":
+        seal(copy)
+    assert "has more than" in refused(copy)
+
+
+def test_a_bundle_is_bounded(saved, monkeypatch):
+    monkeypatch.setattr(bundle, "MOST_BYTES", 1000)
+    assert "at most 1,000 are expected" in refused(saved)
+
+
+def test_what_others_say_is_bounded(agreed, monkeypatch):
+    monkeypatch.setattr(bundle, "MOST_TOKENS", 100)
+    assert "its parts do not fit together" in refused(agreed)
 
 
 def test_a_failing_save_leaves_the_old_bundle(copy):

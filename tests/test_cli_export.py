@@ -8,7 +8,7 @@ import pytest
 
 from captioner import collection
 from captioner.cli import main
-from captioner.files import digest
+from captioner.files import CHECKSUMS, digest, write_checksums
 from tests.test_recommend import DEGREES, circle, columns, write
 
 
@@ -91,8 +91,13 @@ def test_projector(index, capsys):
     (index / "projector").mkdir()
     for name in ("projector_config.pbtxt", "pictures.tsv"):
         (index / "projector" / name).write_text(name)
+    write_checksums(index / "projector" / CHECKSUMS)
     assert export("--format", "projector", "--output", "logs") == 0
     assert digest("logs") == digest(index / "projector")
+    (index / "projector" / "pictures.tsv").write_text("pictures.tsw")
+    assert export("--format", "projector", "--output", "again") == 2
+    assert "damaged ('pictures.tsv' is not as it was written" in capsys.readouterr().err
+    assert not Path("again").exists()
 
 
 def test_nothing_is_replaced_unasked(index, capsys):

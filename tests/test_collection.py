@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from captioner import CaptionerError, collection
-from captioner.files import digest
+from captioner.files import digest, sha256_of
 
 ROOT = Path(__file__).parent.parent
 MODEL = "ab" * 32
@@ -200,3 +202,94 @@ def test_captions_and_words_are_there_or_missed(folder):
         opened.extra("words")
     with pytest.raises(CaptionerError, match=re.escape("has no ../pictures")):
         opened.extra("../pictures")
+
+
+def sign(folder: Path) -> None:
+    """Write the checksums of changed files, as someone writes them who means harm."""
+    parts = json.loads((folder / "manifest.json").read_text())["parts"]
+    for part in parts:
+        for name in part["sha256"]:
+            part["sha256"][name] = sha256_of(folder / part["folder"] / name)
+    edit(folder, parts=parts)
+
+
+def header(shape: str) -> bytes:
+    """The .npy header of float32 of a shape, as it is written there."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("(99999999999, 3)"),
+        header("(-1, 3)"),
+        header("(3, 3)"),  # and nothing after it
+        header("(" * 9000 + ")" * 9000),
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff",
+        b"PK\x03\x04",
+        b"",
+    ],
+)
+def test_matrices_that_lie(folder, content):
+    (folder / "part-00000" / "pictures.npy").write_bytes(content)
+    sign(folder)
+    refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "reason"),
+    [
+        (9999, {}, "pictures.parquet has 9999 rows, not 3"),
+        (3, {"use_dictionary": True}, "pictures.parquet is packed"),
+        (3, {"compression": "zstd"}, "pictures.parquet is packed"),
+        (3, {"column_encoding": "DELTA_BYTE_ARRAY"}, "pictures.parquet is packed"),
+    ],
+)
+def test_a_small_table_stands_for_no_large_one(folder, count, options, reason):
+    """Rows and texts that are all alike take next to no room in a packed file."""
+    texts = pa.array(["x"] * 3).take(pa.array([0] * count))
+    table = pa.table(dict.fromkeys(collection.COLUMNS, texts))
+    plain = {"use_dictionary": False, "compression": "none"}
+    pq.write_table(table, folder / "part-00000" / "pictures.parquet", **plain | options)
+    sign(folder)
+    assert reason in refused(folder)
+
+
+def test_a_pipe_is_not_waited_for(folder):
+    for target in ("/dev/zero", None):
+        path = folder / "part-00000" / "looks.npy"
+        path.unlink()
+        path.symlink_to(target) if target else os.mkfifo(path)
+        assert "looks.npy is no regular file" in refused(folder)
+        path.unlink()
+        path.touch()
+
+
+@pytest.mark.parametrize("row", [-1, 2**31, 10**30])
+def test_removed_rows_are_bounded(folder, row):
+    (part,) = json.loads((folder / "manifest.json").read_text())["parts"]
+    edit(folder, parts=[part | {"removed": [row]}])
+    assert "holds what no collection has" in refused(folder)
+
+
+def test_a_part_is_there_once(folder):
+    (part,) = json.loads((folder / "manifest.json").read_text())["parts"]
+    edit(folder, parts=[part] * 2)
+    assert "holds what no collection has" in refused(folder)
+
+
+def test_how_words_are_split_is_kept(folder, tmp_path):
+    assert collection.open_collection(folder).split_characters is False
+    collection.begin(tmp_path / "zh", None, MODEL, {"meaning": 3, "looks": 2}, True)
+    collection.add_part(tmp_path / "zh", columns("d"), MEANING[:1], LOOKS[:1])
+    collection.begin(tmp_path / "copy", tmp_path / "zh", MODEL, {})
+    for name in ("zh", "copy"):
+        assert collection.open_collection(tmp_path / name).split_characters is True
+    edit(tmp_path / "zh", split_characters="no")
+    assert "holds what no collection has" in refused(tmp_path / "zh")
+    # As collections were written before.
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["split_characters"]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    assert collection.open_collection(folder).split_characters is False

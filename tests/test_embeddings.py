@@ -26,7 +26,7 @@ from captioner.embeddings import (
     write_projector,
     write_vectors,
 )
-from captioner.files import digest
+from captioner.files import CHECKSUMS, digest, verify
 from captioner.text import END, PAD, SPECIALS, START, UNK, Vocabulary
 
 # Of 1000 real tokens 999 are "a" and one is "dog"; <start> and the others count nothing.
@@ -204,8 +204,9 @@ def test_projector_config_is_a_text_protobuf_that_names_files_that_are_there(pro
         ("tensor_path", "words.tsv"),
         ("metadata_path", "words_metadata.tsv"),
     ]
-    named = set(re.findall(r'path: "([^"]+)"', text)) | {"projector_config.pbtxt"}
+    named = set(re.findall(r'path: "([^"]+)"', text)) | {"projector_config.pbtxt", CHECKSUMS}
     assert named == {path.name for path in projector.iterdir()}
+    verify(projector)
 
 
 @pytest.fixture

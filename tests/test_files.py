@@ -1,5 +1,6 @@
 """files.py: whole or not at all, whatever happens; equal content means equal bytes and digests."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -10,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from captioner.files import atomic_file, atomic_folder, digest, read_json, write_json
+from captioner import CaptionerError, files
+from captioner.files import (
+    atomic_file,
+    atomic_folder,
+    checked_folder,
+    digest,
+    read_json,
+    verify,
+    write_checksums,
+    write_json,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -266,3 +277,98 @@ def test_all_content_is_on_the_disk_before_it_takes_the_old_place(tmp_path, monk
         folder_of(temporary, {"a": "1", "b/c": "2"})
     assert names(path) == ["a", "b"]
     assert {(file.stat().st_ino, True) for file in (path / "a", path / "b" / "c")} <= set(synced)
+
+
+@pytest.fixture
+def checked(tmp_path) -> Path:
+    with checked_folder(tmp_path / "out") as folder:
+        (folder / "part").mkdir()
+        (folder / "part" / "a.npy").write_bytes(bytes(range(256)))
+        (folder / "b.json").write_text("{}")
+        (folder / "empty").touch()
+    return tmp_path / "out"
+
+
+def damaged(folder: Path) -> str:
+    with pytest.raises(CaptionerError) as caught:
+        verify(folder)
+    line = str(caught.value)
+    assert line.startswith(f"{folder}: damaged (") and "\n" not in line
+    assert line.endswith(f"); remove {folder} and run `dvc repro`")
+    return line
+
+
+def test_a_checked_folder_lists_its_files(checked, tmp_path):
+    verify(checked)
+    verify()
+    listed = read_json(checked / "checksums.json")["files"]
+    assert list(listed) == ["b.json", "empty", "part/a.npy"]
+    for name, checksum in listed.items():
+        assert checksum == hashlib.sha256((checked / name).read_bytes()).hexdigest()
+    before = (checked / "checksums.json").read_bytes()
+    write_checksums(checked / "checksums.json")
+    assert (checked / "checksums.json").read_bytes() == before
+
+
+def test_every_flipped_bit_is_named(checked):
+    for name in ("b.json", "part/a.npy"):
+        good = (checked / name).read_bytes()
+        for place in range(0, 8 * len(good), 7):
+            content = bytearray(good)
+            content[place // 8] ^= 1 << place % 8
+            (checked / name).write_bytes(content)
+            assert f"'{name}' is not as it was written" in damaged(checked)
+        (checked / name).write_bytes(good)
+    good = (checked / "checksums.json").read_bytes()
+    for place in range(0, 8 * len(good), 31):
+        content = bytearray(good)
+        content[place // 8] ^= 1 << place % 8
+        (checked / "checksums.json").write_bytes(content)
+        damaged(checked)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda folder: (folder / "empty").unlink(), "'empty' is missing"),
+        (lambda folder: (folder / "empty").write_bytes(b"x"), "'empty' is not as it was written"),
+        (lambda folder: (folder / "part" / "new").touch(), "'part/new' is not listed"),
+        (lambda folder: (folder / "part" / "a.npy").rename(folder / "a.npy"), "'a.npy' is not li"),
+        (lambda folder: (folder / "checksums.json").unlink(), "checksums.json: No such file"),
+        (lambda folder: (folder / "checksums.json").write_text("[]"), "checksums.json is not as"),
+        (lambda folder: (folder / "checksums.json").write_text("{}"), "checksums.json is not as"),
+        (lambda folder: (folder / "checksums.json").write_text("[" * 99999), "recursion"),
+        (lambda folder: os.mkfifo(folder / "pipe"), "'pipe' is neither a file nor a folder"),
+        (lambda folder: (folder / "zero").symlink_to("/dev/zero"), "'zero' is neither a file"),
+        (lambda folder: (folder / "round").symlink_to(folder), "'round' is neither a file nor"),
+    ],
+)
+def test_what_is_missing_new_or_strange_is_named(checked, spoil, reason):
+    spoil(checked)
+    assert reason in damaged(checked)
+
+
+def test_links_into_a_cache_are_as_good_as_files(checked, tmp_path):
+    """DVC makes them with `cache.type symlink`."""
+    (checked / "part" / "a.npy").rename(tmp_path / "cached")
+    (checked / "part" / "a.npy").symlink_to(tmp_path / "cached")
+    verify(checked)
+    (tmp_path / "cached").write_bytes(b"other")
+    assert "'part/a.npy' is not as it was written" in damaged(checked)
+
+
+def test_no_folder_at_all(tmp_path):
+    assert "checksums.json: No such file" in damaged(tmp_path / "none")
+
+
+def test_json_is_no_pipe_and_not_endless(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.json")
+    for path in (tmp_path / "pipe.json", "/dev/zero"):
+        with pytest.raises(ValueError, match="is no regular file"):
+            read_json(path)
+    monkeypatch.setattr(files, "MOST_JSON", 100)
+    (tmp_path / "a.json").write_text(" " * 98 + "[]")
+    assert read_json(tmp_path / "a.json") == []
+    (tmp_path / "a.json").write_text(" " * 99 + "[]")
+    with pytest.raises(ValueError, match=r"a\.json has more than"):
+        read_json(tmp_path / "a.json")

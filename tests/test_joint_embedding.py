@@ -159,6 +159,11 @@ def test_round_trip(model, tmp_path):
     assert float(again.log_scale) == float(model.log_scale)
 
 
+def test_parameters_are_counted_before_a_model_is_built():
+    for config in (CONFIG, JointConfig(7, 3, 2, 11, size=12, known=5, references=6)):
+        assert config.parameters == JointModel(config).count_params()
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [

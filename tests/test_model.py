@@ -274,6 +274,11 @@ def test_saved_twice_is_equal_bytes_and_loaded_is_equal_outputs(model, features,
     np.testing.assert_array_equal(*said)
 
 
+def test_parameters_are_counted_before_a_model_is_built():
+    for config in (CONFIG, ModelConfig(7, 3, 1, 11, 12, 4)):
+        assert config.parameters == CaptionModel(config).count_params()
+
+
 def spoil_config(**changes):
     def spoil(folder):
         path = folder / "config.json"

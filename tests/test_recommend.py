@@ -108,6 +108,20 @@ def test_reasons_are_content_words_in_the_order_of_the_query(opened):
     assert shared["b"] == ["red", "star"] and shared["d"] == ["star"] and shared["g"] == []
 
 
+@pytest.mark.parametrize(
+    ("split", "shared"), [(True, ["黑", "狗", "草"]), (False, [])], ids=["characters", "blanks"]
+)
+def test_reasons_are_words_as_the_vocabulary_splits_them(tmp_path, opened, split, shared):
+    captions = ["黑狗在草地上跑", "黄草上的黑狗", *["red"] * 5]
+    columns_of = columns() | {"caption": captions}
+    collection.begin(tmp_path / "zh", None, MODEL, {"meaning": 2, "looks": 2}, split)
+    collection.add_part(tmp_path / "zh", columns_of, circle(DEGREES), circle(DEGREES))
+    there = collection.open_collection(tmp_path / "zh")
+    found = recommend.similar(there, recommend.query_of(there, "a"), 6)
+    words = {result.image_id: result.shared for result in found}["b"]
+    assert [word for word in words if word != "上"] == shared
+
+
 @pytest.mark.parametrize("what", ["sha256", "perceptual_hash"])
 def test_copies_are_folded_and_never_recommended_for_themselves(tmp_path, what):
     values = columns()[what]

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from captioner import CaptionerError
+from captioner.files import CHECKSUMS, write_checksums
 from captioner.sections import SECTIONS
 from stages import run_stage
 
@@ -218,7 +219,7 @@ def test_imports_are_found_wherever_they_stand():
     assert "src/captioner/bundle.py" in imports("src/captioner/cli/caption.py")  # within a function
     assert "src/captioner/words.py" in imports("src/captioner/text.py")
     assert "src/captioner/datasets/scenes.py" in imports("stages/download.py")
-    assert imports("src/captioner/files.py") == frozenset()
+    assert imports("src/captioner/files.py") == {"src/captioner/__init__.py"}
     assert imports("src/captioner/raster.py") == {"src/captioner/__init__.py"}
 
 
@@ -234,6 +235,34 @@ def test_stages_are_fed_by_earlier_ones():
     assert {path for path in DVC["metrics"] if str(Path(path).parent) in made} == set(
         DVC["metrics"]
     )
+
+
+CHECKED = ("data/features", "data/tokens", "models/captioner", "models/encoder", "models/joint")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_verifies_what_it_reads(stage, tmp_path, monkeypatch):
+    """A bit that flips in a folder of arrays or weights is named by each stage that reads it."""
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(f"stages.{stage}")
+    read = [path for path in STAGES[stage]["deps"] if path in CHECKED]
+    for folder in read:
+        Path(folder).mkdir(parents=True)
+        Path(folder, "values").write_bytes(b"abc")
+        write_checksums(Path(folder, CHECKSUMS))
+    for folder in read:
+        Path(folder, "values").write_bytes(b"abb")
+        with pytest.raises(CaptionerError, match=f"^{folder}: damaged .'values' is not as it was"):
+            module.main()
+        Path(folder, "values").write_bytes(b"abc")
+
+
+def test_these_folders_are_written_with_checksums():
+    for stage in STAGES:
+        text = (ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8")
+        for folder in (out for out in STAGES[stage]["outs"] if out in CHECKED):
+            assert f'checked_folder("{folder}"' in text
 
 
 @pytest.mark.parametrize("stage", STAGES)

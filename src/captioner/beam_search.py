@@ -48,9 +48,9 @@ def beam_search(
     step: Step,
     memory: Any,
     state: Any,
-    beam_width: int,
+    beam_width: int | tf.Tensor,
     max_length: int,
-    length_penalty: float,
+    length_penalty: float | tf.Tensor,
     no_repeat: int = 0,
     wanted: int | None = None,
     groups: int = 1,
@@ -64,7 +64,8 @@ def beam_search(
             hypotheses, vocabulary), new state).
         memory: nested tensors (pictures, ...) that do not change.
         state: nested tensors (pictures, 1, ...), before the first word.
-        beam_width: hypotheses kept for each group of a picture.
+        beam_width: hypotheses kept for each group of a picture; like `length_penalty` it may be a
+            scalar tensor, so that one graph serves all values.
         max_length: words of the longest caption; a caption of that length ends whatever comes.
         length_penalty: exponent of the length (words and <end>) in the ranking; 0 for none.
         no_repeat: words of the shortest phrase that a caption may not say twice; 0 allows all.
@@ -90,7 +91,7 @@ def beam_search(
         if said is not None:
             log_probabilities -= diversity * said[:, None]
         # Of each hypothesis first: no sum is taken over the whole vocabulary.
-        k = min(beam_width, vocabulary)
+        k = tf.minimum(beam_width, vocabulary)
         likely, word = tf.math.top_k(log_probabilities, k)
         flat = (-1, hypotheses * k)
         total = tf.reshape(alive[:, :, None] + likely, flat)

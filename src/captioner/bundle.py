@@ -1,7 +1,9 @@
 """One folder that captions and finds pictures: CNN, LSTMs, joint embedding, vocabulary, settings.
 
 The command line, the served model and every app load this folder and nothing else, so that a
-picture is prepared, encoded and decoded exactly as in training and evaluation.
+picture is prepared, encoded and decoded exactly as in training and evaluation. bundle.json lists
+every file with its sha256, so that damage, and parts of another bundle, are noticed; who means harm
+can write new sums, so that sizes and values are checked as well before they cost memory.
 """
 
 import hashlib
@@ -15,18 +17,19 @@ import numpy as np
 import tensorflow as tf
 
 from captioner import CaptionerError
-from captioner.consensus import Consensus, Told
+from captioner.consensus import MOST, MOST_TOKENS, Consensus, Told
 from captioner.decoding import Decoder, Found
 from captioner.embeddings import meaning_vectors, unit_vectors
 from captioner.encoder import encoded, grid_function, load_encoder, save_encoder
-from captioner.files import atomic_folder, digest, read_json, write_json
+from captioner.files import atomic_folder, digest, read_json, read_verified, write_checksums
 from captioner.graph import graph_function
 from captioner.joint_embedding import HEADS, JointEncoder, JointModel, load_joint, save_joint
 from captioner.model import CaptionModel, load_captioner, save_captioner
 from captioner.raster import Fit, decode, prepare
 from captioner.text import UNK, Vocabulary, encode_tokens
 
-FORMAT = 7  # raised when a bundle of the old kind can no longer be read
+FORMAT = 8  # raised when a bundle of the old kind can no longer be read
+MOST_BYTES = 2**32  # of all files
 
 # What a bundle may hold, as params.py allows it: bundles are passed on, and damaged on the way.
 CHOICES = {"fit": get_args(Fit), "attention": ("grid", "pooled")}
@@ -44,6 +47,8 @@ LIMITS = {
     "word_size": (1, 4096),
     "units": (1, 4096),
     "heads": (1, 4096),
+    "known": (1, 4096),
+    "references": (1, 10_000),
 }
 WEIGHTS = ("length_penalty", "word_evidence", "consensus")  # of these, no whole numbers
 
@@ -128,7 +133,7 @@ def save(
             "preparation": asdict(preparation),
             "decoding": asdict(decoding),
         }
-        write_json(new / "bundle.json", settings)
+        write_checksums(new / "bundle.json", settings)
     return fingerprint
 
 
@@ -167,7 +172,10 @@ class Captioner:
         self._grid_of = {size: grid_function(encoder, size) for size in sizes}
         self._shape = encoder.output_shape[1:3]
 
-        @graph_function(reduce_retracing=True)
+        config = models[0].config
+        features = tf.TensorSpec((None, config.cells, config.channels), tf.float16)
+
+        @graph_function(input_signature=[features, tf.TensorSpec((None, None), tf.int32)])
         def looked_at(features, words):
             return tf.add_n([model.looked_at(features, words) for model in models]) / len(models)
 
@@ -326,6 +334,11 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
         CaptionerError: there is no bundle, or it is damaged or of another format.
     """
     folder = Path(folder)
+    if beam_width is not None:
+        try:
+            _check({"beam_width": beam_width})
+        except ValueError as error:
+            raise CaptionerError(str(error)) from None
     try:
         settings = read_json(folder / "bundle.json")
         if settings["format"] != FORMAT:
@@ -333,6 +346,7 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
                 f"{folder}: bundle of format {settings['format']!r:.60}, expected {FORMAT}; "
                 "export it again with `dvc repro export`"
             )
+        settings = read_verified(folder / "bundle.json", MOST_BYTES)
         preparation = Preparation(**settings["preparation"])
         decoding = Decoding(**settings["decoding"])
         attention, number = settings["attention"], settings["captioners"]
@@ -354,15 +368,15 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
         captioners = [folder / "captioner" / str(part) for part in range(number)]
         # Before a model is built: wrong sizes would ask for any amount of memory.
         for part in captioners:
-            config = read_json(part / "config.json")
-            if {name: config[name] for name in expected} != expected:
-                raise ValueError("its parts do not fit together")
-            _check({name: value for name, value in config.items() if name not in expected})
+            _check_config(read_json(part / "config.json"), expected)
         config = read_json(folder / "joint" / "config.json")
-        expected["cells"] = rows * columns
-        if {name: config[name] for name in expected} != expected or config["size"] % HEADS:
+        # Its size is that of an LSTM's state, as `units` is of the captioners'.
+        _check_config(
+            {"units" if name == "size" else name: value for name, value in config.items()},
+            expected | {"cells": rows * columns},
+        )
+        if config["size"] % HEADS:
             raise ValueError("its parts do not fit together")
-        _check({"word_size": config["word_size"], "units": config["size"]})
         told = None
         if decoding.consensus:
             told = _read_told(folder / "told", config["known"], len(vocabulary))
@@ -380,6 +394,7 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
         LookupError,
         TypeError,
         AttributeError,
+        MemoryError,  # Python's parser, of a header of brackets in brackets
         RecursionError,
         EOFError,
     ) as error:
@@ -393,10 +408,17 @@ def load(folder: Path | str, beam_width: int | None = None, batch_size: int = 16
     return Captioner(encoder, models, joint, vocabulary, *settings)
 
 
+def _check_config(config: dict[str, object], expected: dict[str, int]) -> None:
+    """ValueError for sizes of a model that do not fit the other parts, or are out of `LIMITS`."""
+    if {name: config[name] for name in expected} != expected:
+        raise ValueError("its parts do not fit together")
+    _check({name: value for name, value in config.items() if name not in expected})
+
+
 def _read_told(folder: Path, known: int, vocabulary: int) -> Told:
     """ValueError for arrays that do not fit the other parts."""
     arrays = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r")  # no zip, no pickle
         for name in ("places", "tokens")
     }
     told = Told(**arrays)
@@ -405,7 +427,8 @@ def _read_told(folder: Path, known: int, vocabulary: int) -> Told:
         (told.places.dtype, told.tokens.dtype) != (np.float16, np.uint16)
         or told.places.shape != (count, known)
         or told.tokens.ndim != 3
-        or not 0 < len(told.tokens) == count
+        or not 0 < len(told.tokens) == count <= MOST
+        or told.tokens.size > MOST_TOKENS
         or told.tokens.max(initial=0) >= vocabulary
         or not np.isfinite(told.places).all()
     ):

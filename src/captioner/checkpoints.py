@@ -1,4 +1,6 @@
-"""What a training leaves on disk after each epoch, so that a kill costs an epoch at most."""
+"""Weights on disk: what a training leaves after each epoch, so that a kill costs an epoch at most,
+and files of weights that may come from a stranger.
+"""
 
 import hashlib
 import shutil
@@ -6,9 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from captioner.files import read_json, write_json
+
+LARGEST = 1e9  # of a weight; those of trained networks stay far below, a flipped exponent does not
+MOST_ENTRIES, DEEPEST = 10_000, 32  # of a file of weights; InceptionV3 has a thousand, 5 deep
 
 
 @dataclass
@@ -85,3 +91,69 @@ def load_arrays(path: Path) -> list[np.ndarray]:
     """What `np.savez` wrote from positional arguments, in their order."""
     with np.load(path, allow_pickle=False) as stored:
         return [stored[f"arr_{number}"] for number in range(len(stored.files))]
+
+
+def load_weights(model, path: Path) -> None:
+    """Load what `model.save_weights` wrote into a model of Keras.
+
+    Raises:
+        OSError, ValueError, KeyError, RuntimeError: h5py and Keras raise these for files that are
+            damaged or do not fit; ValueError also for a weight that is no number or too large.
+    """
+    check_weights(path)
+    model.load_weights(path)
+    for variable in model.variables:
+        values = np.abs(variable.numpy())
+        if not values.max(initial=0) <= LARGEST:  # NaN is not, either
+            raise ValueError(
+                f"{path.name}: {variable.path} holds {values.max()}, which no weight is"
+            )
+
+
+def check_weights(path: Path, parameters: int | None = None) -> None:
+    """Refuse HDF5 that Keras does not write: links, and more values than the file has bytes for.
+
+    A few bytes of HDF5 can stand for any number of values (filters, fill values, chunks that are
+    not there), and for the content of other files. Reads no values.
+
+    Args:
+        path: a file of weights.
+        parameters: how many values there are to be.
+
+    Raises:
+        OSError, KeyError, RuntimeError: it is no HDF5, or damaged.
+        ValueError: as above; the reason.
+    """
+    values, size = 0, 0
+    with h5py.File(path, "r") as file:
+        places = {h5py.h5o.get_info(file.id).addr}
+        waiting = [(file, 0)]
+        while waiting:
+            group, depth = waiting.pop()
+            for name in group:
+                kind, entry = group.get(name, getlink=True), None
+                if isinstance(kind, h5py.HardLink):
+                    entry = group[name]
+                    # A second link to the same place may lead round in a circle.
+                    place = h5py.h5o.get_info(entry.id).addr
+                if entry is None or place in places or depth == DEEPEST:
+                    raise ValueError(f"{path.name}: {name:.60} is a link")
+                places.add(place)
+                if len(places) > MOST_ENTRIES:
+                    raise ValueError(f"{path.name} has more than {MOST_ENTRIES} entries")
+                if isinstance(entry, h5py.Group):
+                    waiting.append((entry, depth + 1))
+                    continue
+                stored = entry.id.get_create_plist()
+                if (
+                    entry.dtype.kind not in "fiu"
+                    or stored.get_layout() != h5py.h5d.CONTIGUOUS
+                    or stored.get_external_count()
+                    or entry.id.get_storage_size() != entry.size * entry.dtype.itemsize
+                ):
+                    raise ValueError(f"{path.name}: {entry.name:.60} is not stored as Keras does")
+                values, size = values + entry.size, size + entry.id.get_storage_size()
+    if size > path.stat().st_size:
+        raise ValueError(f"{path.name} has no room for {values:,} values")
+    if parameters not in (None, values):
+        raise ValueError(f"{path.name} holds {values:,} values, expected {parameters:,}")

@@ -14,7 +14,6 @@ Matrices are mapped, not read; their checksums are verified when a collection is
 PART is the folder itself or part-00000, part-00001 ... in it. All vectors are of length one.
 """
 
-import hashlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -29,13 +28,14 @@ import pyarrow.parquet as pq
 
 from captioner import CaptionerError
 from captioner.embeddings import write_vectors
-from captioner.files import atomic_folder, read_json, write_json
+from captioner.files import atomic_folder, read_json, sha256_of, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 SPACES = ("meaning", "looks")
 PART_FILES = ("pictures.parquet", "pictures.npy", "looks.npy")
 EXTRA_FILES = ("captions.parquet", "captions.npy", "words.parquet", "words.npy")
+PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}  # encodings, as `images.write_table` writes Parquet
 COLUMNS = ("image_id", "split", "caption", "sha256", "perceptual_hash")
 
 
@@ -51,6 +51,8 @@ class Collection:
         meaning, looks: parts of the matrices, memory maps; one after the other they hold a row for
             each picture, the removed ones included.
         there: (all pictures,) bool, False for the removed ones.
+        split_characters: whether Chinese and Japanese characters are words of their own, as in the
+            model's vocabulary.
     """
 
     folder: Path
@@ -59,6 +61,7 @@ class Collection:
     meaning: list[np.ndarray]
     looks: list[np.ndarray]
     there: np.ndarray
+    split_characters: bool = False
 
     def cosines(self, matrices: Sequence[np.ndarray], vector: np.ndarray) -> np.ndarray:
         """(pictures,) of the rows of `meaning` or `looks` with a vector of length one."""
@@ -80,7 +83,8 @@ class Collection:
                 f"{self.folder}: this collection has no {name}; data/embeddings has them, and so "
                 "has an index that was begun --from there"
             )
-        return _table(self.folder / f"{name}.parquet"), _matrix(self.folder / f"{name}.npy")
+        matrix = _matrix(self.folder / f"{name}.npy")
+        return _table(self.folder / f"{name}.parquet", len(matrix)), matrix
 
 
 def open_collection(folder: Path | str) -> Collection:
@@ -95,9 +99,9 @@ def open_collection(folder: Path | str) -> Collection:
     for part in manifest["parts"]:
         place = folder / part["folder"]
         _verify(folder, {f"{part['folder']}/{name}": part["sha256"][name] for name in PART_FILES})
-        tables.append(_table(place / "pictures.parquet"))
         meaning.append(_matrix(place / "pictures.npy"))
         looks.append(_matrix(place / "looks.npy"))
+        tables.append(_table(place / "pictures.parquet", len(meaning[-1])))
         for name, matrix in (("pictures.npy", meaning[-1]), ("looks.npy", looks[-1])):
             size = manifest["dimensions"]["meaning" if name == "pictures.npy" else "looks"]
             if matrix.shape != (len(tables[-1]), size):
@@ -117,7 +121,8 @@ def open_collection(folder: Path | str) -> Collection:
             if not np.allclose(lengths[seen], 1, atol=1e-3):
                 raise _damaged(folder, f"vectors of {name} are not of length one")
     pictures = pictures[kept].reset_index(drop=True).fillna("")  # no fact is no text
-    return Collection(folder, manifest["model"], pictures, meaning, looks, kept)
+    split = manifest.get("split_characters", False)
+    return Collection(folder, manifest["model"], pictures, meaning, looks, kept, split)
 
 
 def rows_of(matrices: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
@@ -159,7 +164,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         sound &= set(manifest["words"]) <= set(EXTRA_FILES)
         sound &= all(type(manifest["dimensions"][name]) is int for name in ("meaning", "looks"))
         rows = [row for part in manifest["parts"] for row in part["removed"]]
-        sound &= all(type(row) is int for row in rows)
+        sound &= all(type(row) is int and 0 <= row < 2**31 for row in rows)
+        sound &= len({part["folder"] for part in manifest["parts"]}) == len(manifest["parts"])
+        sound &= type(manifest.get("split_characters", False)) is bool
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise _damaged(folder, f"manifest.json: {type(error).__name__} {error}") from None
     if not sound:
@@ -181,14 +188,18 @@ def write_part(
     """
     write_vectors(folder, "pictures", dict(columns), meaning)
     np.save(folder / "looks.npy", np.ascontiguousarray(looks, np.float32))
-    sums = {name: _sha256(folder / name) for name in PART_FILES}
+    sums = {name: sha256_of(folder / name) for name in PART_FILES}
     return {"pictures": len(meaning), "removed": [], "sha256": sums}
 
 
 def write_manifest(
-    folder: Path, model: str, dimensions: Mapping[str, int], parts: Sequence[Mapping[str, Any]]
+    folder: Path,
+    model: str,
+    dimensions: Mapping[str, int],
+    parts: Sequence[Mapping[str, Any]],
+    split_characters: bool = False,
 ) -> None:
-    """Write the manifest of what lies in a folder, whole or not at all."""
+    """Write the manifest of what lies in a folder, whole or not at all; see `Collection`."""
     extra = [name for name in EXTRA_FILES if (folder / name).exists()]
     counts = {"pictures": sum(part["pictures"] - len(part["removed"]) for part in parts)}
     for name in ("captions", "words"):
@@ -200,16 +211,23 @@ def write_manifest(
         "dimensions": dict(dimensions),
         "counts": counts,
         "parts": list(parts),
-        "words": {name: _sha256(folder / name) for name in extra},
+        "split_characters": split_characters,
+        "words": {name: sha256_of(folder / name) for name in extra},
     }
     write_json(folder / MANIFEST, content)
 
 
-def begin(folder: Path, source: Path | None, model: str, dimensions: Mapping[str, int]) -> None:
+def begin(
+    folder: Path,
+    source: Path | None,
+    model: str,
+    dimensions: Mapping[str, int],
+    split_characters: bool = False,
+) -> None:
     """Make a new collection: empty, or a copy of another one; whole or not at all."""
     with atomic_folder(folder) as new:
         if source is None:
-            write_manifest(new, model, dimensions, [])
+            write_manifest(new, model, dimensions, [], split_characters)
             return
         manifest = read_manifest(source)
         for part in manifest["parts"]:
@@ -250,33 +268,38 @@ def _replace(folder: Path, manifest: dict[str, Any], parts: list[dict[str, Any]]
     write_json(folder / MANIFEST, manifest | {"parts": parts, "counts": counts})
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _verify(folder: Path, files: Mapping[str, str]) -> None:
     for name, expected in files.items():
         try:
-            found = _sha256(folder / name)
-        except OSError as error:
-            raise _damaged(folder, f"{name}: {error.strerror}") from None
+            found = sha256_of(folder / name)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise _damaged(folder, f"{name}: {reason}") from None
         if found != expected:
             raise _damaged(folder, f"{name} is not what the manifest says")
 
 
-def _table(path: Path) -> pd.DataFrame:
+def _table(path: Path, rows: int | None = None) -> pd.DataFrame:
+    """All columns but the vectors; CaptionerError for other than `rows` rows."""
     try:
-        schema = pq.read_schema(path)
-        return pq.read_table(path, columns=[c for c in schema.names if c != "vector"]).to_pandas()
+        known = pq.read_metadata(path)
+        if rows not in (None, known.num_rows):
+            raise _damaged(path.parent, f"{path.name} has {known.num_rows} rows, not {rows}")
+        groups = map(known.row_group, range(known.num_row_groups))
+        chunks = [group.column(n) for group in groups for n in range(known.num_columns)]
+        # Else a few bytes may stand for any number of texts.
+        if any(c.compression != "UNCOMPRESSED" or set(c.encodings) - PLAIN for c in chunks):
+            raise _damaged(path.parent, f"{path.name} is packed, which no collection is")
+        names = [name for name in known.schema.to_arrow_schema().names if name != "vector"]
+        return pq.read_table(path, columns=names).to_pandas()
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path.parent, f"{path.name}: {' '.join(str(error).split())[:120]}") from None
 
 
 def _matrix(path: Path) -> np.ndarray:
     try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        matrix = np.lib.format.open_memmap(path, mode="r")  # no zip, no pickle
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise _damaged(path.parent, f"{path.name}: {' '.join(str(error).split())[:120]}") from None
     if matrix.ndim != 2 or matrix.dtype != np.float32:
         raise _damaged(path.parent, f"{path.name} is no matrix of float32")

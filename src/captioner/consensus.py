@@ -23,6 +23,7 @@ from captioner.text import END, PAD
 NEIGHBOURS = 60  # training pictures whose captions are heard
 SHARPNESS = 10.0  # a neighbour counts exp(SHARPNESS * cosine)
 MOST = 10_000  # training pictures that are kept
+MOST_TOKENS = 2**22  # of their captions, padding included; counting n-grams takes 200 bytes each
 BATCH = 256  # pictures a call
 
 Seen = Callable[[tf.Tensor], tf.Tensor]
@@ -42,14 +43,15 @@ class Told:
 
 
 def told_of(seen: Seen, features: np.ndarray, tokens: np.ndarray) -> Told:
-    """What is told of training pictures; of more than `MOST` evenly spread ones are taken.
+    """What is told of training pictures; of too many (`MOST`, `MOST_TOKENS`) some, evenly spread.
 
     Args:
         seen: see `Consensus`.
         features: (pictures, 1, channels) float16, pooled; may be a memory map.
         tokens: (pictures, captions, length) integer.
     """
-    chosen = np.linspace(0, len(tokens) - 1, min(MOST, len(tokens))).astype(int)
+    most = min(MOST, max(1, MOST_TOKENS // max(1, tokens[0].size)), len(tokens))
+    chosen = np.linspace(0, len(tokens) - 1, most).astype(int)
     starts = range(0, len(chosen), BATCH)
     places = [_places(seen, features[chosen[start : start + BATCH]]) for start in starts]
     return Told(np.concatenate(places).astype(np.float16), tokens[chosen].astype(np.uint16))

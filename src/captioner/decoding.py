@@ -1,6 +1,8 @@
 """Captions for pictures' features, batch by batch: the likeliest one, or several different ones.
 
-One function is compiled for each kind of search and for all pictures of a batch together. Several
+One function is compiled for each kind of search and for all pictures of a batch together. What a
+person asks for enters it as tensors, so that no other value is compiled for anew: of all options
+the number of groups alone has a graph for each value, up to `MOST_CAPTIONS`. Several
 models speak with one voice: what is searched is the mean of their probabilities, an ensemble as in
 "Show and Tell: Lessons learned" (Vinyals et al. 2016, section 5.3.3). What a picture says for
 single words may have a say too, see `beam_search`; and so may what people say of similar pictures,
@@ -8,12 +10,14 @@ see `consensus`: then it chooses among all that several groups of a beam find.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from captioner import CaptionerError
 from captioner.beam_search import beam_search
 from captioner.generation import IMPOSSIBLE
 from captioner.graph import graph_function
@@ -25,6 +29,8 @@ from captioner.text import PAD
 # five of a plain beam 35%.
 DIVERSITY = 1.0
 GROUPS = 4  # of a beam, where what it finds is chosen from
+MOST_CAPTIONS = 20  # different ones of a picture that can be asked for
+MOST_WIDTH = 100  # of a beam
 ROUNDS = 10  # of sampling until there are as many different captions as wanted
 
 
@@ -115,20 +121,35 @@ class Decoder:
             )
             return words[:, 0, 0], total[:, 0, 0]
 
-        @graph_function(reduce_retracing=True)
-        def search_groups(features, groups: int, width: int, length_penalty):
-            looked = speaker.look(features)
-            settings = (max_length, length_penalty, no_repeat)
-            options = {"groups": groups, "diversity": DIVERSITY, "evidence": evidence_of(features)}
-            words, totals, _ = beam_search(speaker.next_word, *looked, width, *settings, **options)
-            return words, totals
+        scalar = tf.TensorSpec((), tf.float32)
 
-        @graph_function(reduce_retracing=True)
-        def draw(features, draws, top_p: float):
+        @cache
+        def search_groups(groups: int):
+            @graph_function(input_signature=[features, tf.TensorSpec((), tf.int32), scalar])
+            def search(features, width, length_penalty):
+                looked = speaker.look(features)
+                settings = (width, max_length, length_penalty, no_repeat)
+                evidence = evidence_of(features)
+                options = {"groups": groups, "diversity": DIVERSITY, "evidence": evidence}
+                words, totals, _ = beam_search(speaker.next_word, *looked, *settings, **options)
+                return words, totals
+
+            return search
+
+        draws = tf.TensorSpec((None, max_length + 1), tf.float32)
+
+        @graph_function(input_signature=[features, draws, scalar])
+        def draw(features, draws, top_p):
             draws = tf.repeat(draws[None], tf.shape(features)[0], 0)
             return sample_with(draws, speaker.next_word, *speaker.look(features), top_p)
 
-        self.search, self._search_groups, self._draw = search, search_groups, draw
+        @graph_function(input_signature=[features, draws])
+        def draw_from_all(features, draws):
+            draws = tf.repeat(draws[None], tf.shape(features)[0], 0)
+            return sample_with(draws, speaker.next_word, *speaker.look(features))
+
+        self.search, self._search_groups = search, search_groups
+        self._draw, self._draw_from_all = draw, draw_from_all
         self._evidence_of = (
             graph_function(evidence_of, input_signature=[features]) if word_evidence else None
         )
@@ -159,8 +180,8 @@ class Decoder:
 
     def _groups(self, batch: tf.Tensor, groups: int, width: int, penalty: float):
         """Words (pictures, groups, width, max_length), log-probabilities and values."""
-        settings = (groups, width, tf.constant(penalty, tf.float32))
-        words, totals = (part.numpy() for part in self._search_groups(batch, *settings))
+        settings = (tf.constant(width), tf.constant(penalty, tf.float32))
+        words, totals = (part.numpy() for part in self._search_groups(groups)(batch, *settings))
         flat = (len(words), groups * width)
         values = self._values(
             batch, words.reshape(*flat, self.max_length), totals.reshape(flat), penalty
@@ -178,16 +199,25 @@ class Decoder:
 
         Args:
             features: (pictures, cells, channels) float16.
-            number: of captions, 1 or more.
-            beam_width, length_penalty: others than the decoder's own; a new width is compiled.
+            number: of captions, 1 to `MOST_CAPTIONS`; each number is compiled when first used.
+            beam_width: another than the decoder's own, 1 to `MOST_WIDTH`.
+            length_penalty: another than the decoder's own, 0 to 5.
 
         Returns:
             for each picture its captions, best first; fewer only if no more are possible. Up to the
             beam width, the one that the search alone would find is among them.
+
+        Raises:
+            CaptionerError: an option is out of these bounds.
         """
+        _check("number", number, 1, MOST_CAPTIONS, whole=True)
+        if beam_width is not None:
+            _check("beam_width", beam_width, 1, MOST_WIDTH, whole=True)
+        if length_penalty is not None:
+            _check("length_penalty", length_penalty, 0, 5)
         penalty = self.length_penalty if length_penalty is None else length_penalty
         # So wide that no group runs out of captions that the others have not found.
-        width = max(beam_width or self.beam_width, number)
+        width = max(self.beam_width if beam_width is None else beam_width, number)
         groups = max(number, GROUPS) if self._consensus else number
         chosen = []
         for batch in self._batches(features):
@@ -223,22 +253,31 @@ class Decoder:
 
         Args:
             features: (pictures, cells, channels) float16.
-            number: of captions, 1 or more.
-            seed: of the random numbers.
+            number: of captions, 1 to `MOST_CAPTIONS`.
+            seed: of the random numbers, less than 2**63 from zero.
             top_p: see `sampling.sample`.
 
         Returns:
             for each picture its captions, best first; fewer where the model is so sure that others
             hardly ever come.
+
+        Raises:
+            CaptionerError: an option is out of these bounds.
         """
+        _check("number", number, 1, MOST_CAPTIONS, whole=True)
+        _check("seed", seed, -(2**63) + 1, 2**63 - 1, whole=True)
+        _check("top_p", top_p, 0, 1)
+        draw = self._draw_from_all
+        if top_p < 1:
+            draw = partial(self._draw, top_p=tf.constant(top_p, tf.float32))
         chosen: list[dict] = [{} for _ in features]
         for attempt in range(ROUNDS):
             left = [row for row, captions in enumerate(chosen) if len(captions) < number]
             if not left:
                 break
             shape = (number, self.max_length + 1)
-            draws = tf.random.stateless_uniform(shape, (seed, attempt))
-            drawn = [self._draw(batch, draws, top_p) for batch in self._batches(features[left])]
+            draws = tf.random.stateless_uniform(shape, tf.constant((seed, attempt), tf.int64))
+            drawn = [draw(batch, draws) for batch in self._batches(features[left])]
             words, totals = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
             for row, captions, total in zip(left, words, totals, strict=True):
                 for caption, one in zip(map(_bare, captions), total, strict=True):
@@ -288,6 +327,13 @@ class Decoder:
         if self._consensus:
             values = values + self._consensus * self._agreement(batch, words)
         return values
+
+
+def _check(name: str, value: float, least: float, most: float, whole: bool = False) -> None:
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        kind = "whole number" if whole else "number"
+        raise CaptionerError(f"{name}: {value!r:.60}, expected a {kind} from {least} to {most}")
 
 
 def _bare(words: np.ndarray) -> tuple[int, ...]:

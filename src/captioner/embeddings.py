@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
+from captioner.files import CHECKSUMS, write_checksums
 from captioner.images import write_table
 from captioner.text import SPECIALS, Vocabulary
 
@@ -127,7 +128,7 @@ def write_projector(
     words: np.ndarray,
     vocabulary: Vocabulary,
 ) -> None:
-    """Write what `tensorboard --logdir FOLDER` shows under "Projector".
+    """Write what `tensorboard --logdir FOLDER` shows under "Projector", and its checksums.
 
     Args:
         folder: existing folder.
@@ -166,6 +167,7 @@ embeddings {{
 """,
         encoding="utf-8",
     )
+    write_checksums(folder / CHECKSUMS)
 
 
 def _cell(value: object) -> str:

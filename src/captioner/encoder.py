@@ -19,7 +19,7 @@ from keras import applications, layers
 from keras.src.backend.config import keras_home
 
 from captioner import CaptionerError
-from captioner.checkpoints import load_arrays
+from captioner.checkpoints import check_weights, load_arrays, load_weights
 from captioner.cnn import build_cnn, build_head
 from captioner.course_cnn import build_course_cnn
 from captioner.fetch import find_in_mirror
@@ -71,6 +71,8 @@ BACKBONES = {
         "convnext_tiny_downsampling_block_2",
     ),
 }
+
+LARGEST_SIDE = 1024  # pixels, of a stored encoder's pictures
 
 
 def fetch_weights(backbone: str) -> Path:
@@ -170,9 +172,14 @@ def load_encoder(folder: Path | str) -> tuple[keras.Model, int]:
     folder = Path(folder)
     try:
         config = read_json(folder / "config.json")
-        backbone, size = config["backbone"], config["size"]
-        encoder = build_encoder(backbone, size, classes=config.get("classes"))
-        encoder.load_weights(folder / "weights.weights.h5")
+        backbone, size, classes = config["backbone"], config["size"], config.get("classes")
+        if type(size) is not int or not 0 < size <= LARGEST_SIDE:
+            raise ValueError(f"size: {size!r:.60}, expected a number from 1 to {LARGEST_SIDE}")
+        if backbone == "course_cnn" and (type(classes) is not int or classes < 1):
+            raise ValueError(f"classes: {classes!r:.60}, expected a number from 1 on")
+        check_weights(folder / "weights.weights.h5")
+        encoder = build_encoder(backbone, size, classes=classes)
+        load_weights(encoder, folder / "weights.weights.h5")
     # h5py raises nearly all of these.
     except (CaptionerError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -9,9 +9,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from captioner import CaptionerError
+
+CHECKSUMS = "checksums.json"
+MOST_JSON = 2**25  # bytes; lists in lists take 25 times as much memory
 
 
 @contextmanager
@@ -101,8 +107,19 @@ def write_json(path: Path | str, value: object) -> None:
 
 
 def read_json(path: Path | str) -> object:
-    """Read a JSON file written by `write_json` (or anyone else)."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file written by `write_json` (or anyone else).
+
+    Raises:
+        ValueError: it is no JSON, no regular file, or larger than `MOST_JSON`.
+    """
+    path = Path(path)
+    if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+        raise ValueError(f"{path.name} is no regular file")
+    with path.open("rb") as file:
+        content = file.read(MOST_JSON + 1)
+    if len(content) > MOST_JSON:
+        raise ValueError(f"{path.name} has more than {MOST_JSON >> 20} MiB")
+    return json.loads(content.decode("utf-8"))
 
 
 def digest(*paths: Path | str) -> str:
@@ -117,3 +134,120 @@ def digest(*paths: Path | str) -> str:
             # The number tells a file that moved from one folder to the next.
             total.update(f"{number}\0{name}\0{content}\n".encode())
     return total.hexdigest()
+
+
+@contextmanager
+def checked_folder(path: Path | str) -> Iterator[Path]:
+    """`atomic_folder` with a list of its files and their sha256 in it, for `verify`."""
+    with atomic_folder(path) as folder:
+        yield folder
+        write_checksums(folder / CHECKSUMS)
+
+
+def verify(*folders: Path | str) -> None:
+    """Refuse folders of `checked_folder` that are not as they were written, to the bit.
+
+    A stage calls it before it reads them. DVC hashes again only what has a new size or time, so
+    that a bit that flips on the disk escapes it.
+
+    Raises:
+        CaptionerError: a file is missing, changed or not listed: it is named.
+    """
+    for folder in folders:
+        try:
+            read_verified(Path(folder) / CHECKSUMS)
+        except (OSError, ValueError, RecursionError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            where = Path(getattr(error, "filename", None) or Path(folder) / CHECKSUMS)
+            what = f"{where.name}: {reason}" if isinstance(error, OSError) else reason
+            raise CaptionerError(
+                f"{folder}: damaged ({what}); remove {folder} and run `dvc repro`"
+            ) from None
+
+
+def write_checksums(path: Path | str, content: Mapping[str, object] | None = None) -> None:
+    """Write a JSON file that lists all files beside and below it with their sha256, as `files`.
+
+    Args:
+        path: its name; files that are added or changed afterwards are refused.
+        content: what else it is to hold. A sha256 of all that is in it is its `checksum`.
+    """
+    path = Path(path)
+    names = [name for name in _files_below(path.parent) if name != path.name]
+    sums = {name: sha256_of(path.parent / name) for name in sorted(names)}
+    sealed = {**(content or {}), "files": sums}
+    write_json(path, sealed | {"checksum": _sha256_of_json(sealed)})
+
+
+def read_verified(path: Path | str, most: int | None = None) -> dict[str, object]:
+    """Read what `write_checksums` wrote, and verify itself and every file that it lists.
+
+    Files may be links to files, as DVC and model hubs make them of a cache: what counts is their
+    content. Links to folders are refused.
+
+    Args:
+        path: of the list.
+        most: bytes that all files may have together; no limit without it.
+
+    Returns:
+        its content.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a file is missing, changed or not listed: it is named.
+    """
+    path = Path(path)
+    content = read_json(path)
+    sealed = {k: v for k, v in content.items() if k != "checksum"} if type(content) is dict else {}
+    if not sealed or content.get("checksum") != _sha256_of_json(sealed):
+        raise ValueError(f"{path.name} is not as it was written")
+    sums = sealed.get("files")
+    if not isinstance(sums, dict):
+        raise ValueError(f"{path.name} lists no files")
+    size = 0
+    found = set()
+    for name in _files_below(path.parent):
+        if name == path.name:
+            continue
+        if name not in sums:
+            raise ValueError(f"{name!r:.200} is not listed in {path.name}; remove it")
+        found.add(name)
+        size += (path.parent / name).stat().st_size
+    if missing := sorted(set(sums) - found):
+        raise ValueError(f"{missing[0]!r:.200} is missing")
+    if most is not None and size > most:
+        raise ValueError(f"its files have {size:,} bytes, at most {most:,} are expected")
+    for name in sorted(sums):
+        if sha256_of(path.parent / name) != sums[name]:
+            raise ValueError(f"{name!r:.200} is not as it was written: its sha256 is another")
+    return content
+
+
+def _files_below(folder: Path, prefix: str = "") -> Iterator[str]:
+    """Names of all files below a folder, with slashes; ValueError for all but files and folders."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(folder / entry.name, f"{name}/")
+            elif entry.is_file():
+                yield name
+            else:
+                raise ValueError(f"{name!r:.200} is neither a file nor a folder")
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file in hex digits; ValueError if it is no regular file."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path.name} is no regular file")
+    total = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        left = os.fstat(file.fileno()).st_size
+        while left > 0 and (block := file.read(min(left, 2**20))):
+            total.update(block)
+            left -= len(block)
+    return total.hexdigest()
+
+
+def _sha256_of_json(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -26,6 +26,7 @@ import tensorflow as tf
 from keras import layers
 
 from captioner import CaptionerError
+from captioner.checkpoints import check_weights, load_weights
 from captioner.files import read_json, write_json
 from captioner.graph import graph_function
 from captioner.model import DAMAGE, PROJECTED_WORD
@@ -60,6 +61,17 @@ class JointConfig:
     size: int
     known: int
     references: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        size, known = self.size, self.known
+        embedding = self.vocabulary * self.word_size + (self.word_size + 1) * PROJECTED_WORD
+        sentence = (PROJECTED_WORD + 1 + size) * 4 * size + (size + 1) * size
+        picture = (self.channels + 1) * size + (size + 1) * (HEADS + size)
+        words = (self.channels + 1) * known + self.vocabulary + known  # columns, shares
+        references = 2 * self.references * (size + known)
+        return embedding + sentence + picture + words + references + 2  # scale, words_share
 
     @property
     def dimensions(self) -> int:
@@ -306,8 +318,11 @@ def load_joint(folder: Path | str) -> JointModel:
     """
     folder = Path(folder)
     try:
-        model = JointModel(JointConfig(**read_json(folder / "config.json")))
-        model.load_weights(folder / "weights.weights.h5")
+        config = JointConfig(**read_json(folder / "config.json"))
+        # Before it is built: wrong sizes would ask for any amount of memory.
+        check_weights(folder / "weights.weights.h5", config.parameters)
+        model = JointModel(config)
+        load_weights(model, folder / "weights.weights.h5")
     except DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
         raise CaptionerError(

@@ -23,6 +23,7 @@ import tensorflow as tf
 from keras import layers
 
 from captioner import CaptionerError
+from captioner.checkpoints import check_weights, load_weights
 from captioner.files import read_json, write_json
 from captioner.packing import Packed, by_picture, by_token, of_picture
 from captioner.recurrence import lstm_cell, packed_lstm
@@ -49,6 +50,18 @@ class ModelConfig:
     channels: int
     units: int
     heads: int
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        words, units, projected = self.vocabulary, self.units, PROJECTED_WORD
+        embedding = words * self.word_size + (self.word_size + 1) * projected
+        picture = (self.channels + 1 + self.cells) * units  # projection, positions
+        attention = 2 * units**2 + (units + 1) * 2 * units  # keys, query, initial state
+        reader = (projected + 1 + 2 * units) * 4 * units
+        speaker = (3 * units + 1) * 4 * units
+        outputs = (2 * units + projected + 1) * units + (units + 1) * words
+        return embedding + picture + attention + reader + speaker + outputs
 
 
 class Memory(NamedTuple):
@@ -291,8 +304,11 @@ def load_captioner(folder: Path | str) -> CaptionModel:
     """
     folder = Path(folder)
     try:
-        model = CaptionModel(ModelConfig(**read_json(folder / "config.json")))
-        model.load_weights(folder / "weights.weights.h5")
+        config = ModelConfig(**read_json(folder / "config.json"))
+        # Before it is built: wrong sizes would ask for any amount of memory.
+        check_weights(folder / "weights.weights.h5", config.parameters)
+        model = CaptionModel(config)
+        load_weights(model, folder / "weights.weights.h5")
     except DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
         raise CaptionerError(

@@ -6,6 +6,7 @@ it over by path, and nothing imports it. It turns requests into bytes; the rest 
 
 import base64
 import binascii
+import numbers
 
 import pandas as pd
 from mlflow.models import set_model
@@ -42,9 +43,9 @@ class CaptionerModel(PythonModel):
         Raises:
             CaptionerError: a row is neither; or no picture; or there is no such number.
         """
-        number = int((params or {}).get("number", 1))
-        if not 1 <= number <= 20:
-            raise CaptionerError(f"number: {number}, expected 1 to 20")
+        number = (params or {}).get("number", 1)
+        if not isinstance(number, numbers.Integral) or not 1 <= number <= 20:
+            raise CaptionerError(f"number: {number!r:.60}, expected 1 to 20")
         pixels = []
         for row, value in enumerate(model_input["image"]):
             try:

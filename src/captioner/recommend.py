@@ -186,9 +186,9 @@ def allowed(collection: Collection, filters: Mapping[str, Sequence[str]]) -> np.
     return keep
 
 
-def content_words(caption: str) -> list[str]:
-    """The words of a caption that mean things, each once, in its order."""
-    said = words_of(caption, split_characters=False)
+def content_words(caption: str, split_characters: bool) -> list[str]:
+    """The words of a caption that mean things, each once, in its order; see `words.words_of`."""
+    said = words_of(caption, split_characters)
     return [
         word for word in dict.fromkeys(said) if word not in FUNCTION_WORDS and word[0].isalnum()
     ]
@@ -264,10 +264,11 @@ def _folded(
         most *= 4  # the best ones are nearly all copies of each other
     table = collection.pictures.iloc[rows[best]]
     image_ids, captions = table["image_id"].tolist(), table["caption"].tolist()
-    words = content_words(query.caption)
+    words = content_words(query.caption, collection.split_characters)
     results = []
     for place, copies in found.items():
-        said, row = set(content_words(captions[place])), best[place]
+        said = set(content_words(captions[place], collection.split_characters))
+        row = best[place]
         looks, means = near.get("looks"), near["meaning"]
         results.append(
             Result(

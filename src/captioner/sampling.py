@@ -67,12 +67,13 @@ def sample_with(
     step: Step,
     memory: Any,
     state: Any,
-    top_p: float = 1.0,
+    top_p: float | tf.Tensor = 1.0,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """What `sample` does, with given numbers.
 
     Args:
         draws: (pictures, samples, max_length + 1) float32, in [0, 1), one for each word and <end>.
+        top_p: see `sample`; a tensor is taken to be less than 1.
     """
     pictures, samples, _ = tf.unstack(tf.shape(draws))
     max_length = draws.shape[-1] - 1
@@ -101,7 +102,7 @@ def sample_with(
     )
 
 
-def choose(weights: tf.Tensor, draws: tf.Tensor, top_p: float) -> tf.Tensor:
+def choose(weights: tf.Tensor, draws: tf.Tensor, top_p: float | tf.Tensor) -> tf.Tensor:
     """Invert the cumulative distribution.
 
     Args:
@@ -114,7 +115,8 @@ def choose(weights: tf.Tensor, draws: tf.Tensor, top_p: float) -> tf.Tensor:
     """
     shape = tf.shape(draws)
     weights = tf.reshape(weights, (-1, weights.shape[-1]))
-    if top_p < 1:
+    some = tf.is_tensor(top_p) or top_p < 1
+    if some:
         weights, words = tf.math.top_k(weights, weights.shape[-1])
         before = tf.cumsum(weights, axis=1, exclusive=True)
         weights = tf.where(before < top_p * tf.reduce_sum(weights, 1, keepdims=True), weights, 0.0)
@@ -122,6 +124,6 @@ def choose(weights: tf.Tensor, draws: tf.Tensor, top_p: float) -> tf.Tensor:
     at = reached[:, -1:] * tf.reshape(draws, (-1, 1))
     found = tf.searchsorted(reached, at, side="right")
     found = tf.minimum(found, weights.shape[-1] - 1)  # beyond it only among weights of NaN
-    if top_p < 1:
+    if some:
         found = tf.gather(words, found, batch_dims=1)
     return tf.reshape(found, shape)

@@ -5,7 +5,6 @@ Japanese characters are words of their own. It comes from the training captions 
 become <unk>, as in Karpathy and Fei-Fei 2015 (section 4: words seen at least 5 times).
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from captioner import CaptionerError
-from captioner.files import write_json
+from captioner.files import read_json, write_json
 from captioner.words import joined, words_of
 
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
@@ -135,8 +134,7 @@ class Vocabulary:
                 `split_characters`.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            return _checked(content)
+            return _checked(read_json(path))
         except FileNotFoundError:
             raise CaptionerError(f"{path}: no such file; dvc repro tokenize writes it") from None
         except (ValueError, RecursionError) as error:

@@ -134,12 +134,13 @@ def _write_word2vec(path: Path, names: Sequence[str], vectors: "np.ndarray") -> 
 
 
 def _copy_projector(index: Path, output: Path) -> None:
-    from captioner.files import atomic_folder
+    from captioner.files import atomic_folder, verify
 
     source = index / "projector"
     if not (source / "projector_config.pbtxt").is_file():
         raise CaptionerError(
             f"{index}: no projector files here; `dvc repro export` writes those of data/embeddings"
         )
+    verify(source)
     with atomic_folder(output) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)

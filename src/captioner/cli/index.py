@@ -92,7 +92,9 @@ def add(options: argparse.Namespace) -> int:
         owner = options.index if exists else options.source
         finding.check_same_model(speaker, options.bundle, model, owner)
     if not exists:
-        collection.begin(options.index, options.source, speaker.fingerprint, speaker.dimensions)
+        split = speaker.vocabulary.split_characters
+        about = (speaker.fingerprint, speaker.dimensions, split)
+        collection.begin(options.index, options.source, *about)
     table = collection.open_collection(options.index).pictures
     known, ids = set(table["sha256"]), set(table["image_id"])
     added, again, batch, rows = 0, 0, [], []
