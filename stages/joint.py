@@ -15,6 +15,7 @@ from captioner.files import atomic_file, atomic_folder, digest, write_json
 from captioner.text import UNK, Vocabulary
 
 REPORTS = Path("reports/joint")
+FILES = ("*.json", "weights.weights.h5")
 CODE = Path(training.__file__).parent  # every change of it starts a training anew
 
 
@@ -57,7 +58,7 @@ def main() -> None:
     share = contrastive.choose_share(model, score)
     contrastive.keep_references(model, train)
 
-    with atomic_folder("models/joint") as folder:
+    with atomic_folder("models/joint", FILES) as folder:
         joint_embedding.save_joint(model, folder)
     with atomic_file(REPORTS / "history.csv") as path:
         pd.DataFrame(history).to_csv(path, index=False)

@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 
 def complain(text: str) -> None:
-    """One line on stderr."""
-    print(f"captioner: {printable(text)}", file=sys.stderr)
+    """One line on stderr; where that cannot be written to, the exit code has to do."""
+    with suppress(OSError):
+        print(f"captioner: {printable(text)}", file=sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -16,7 +18,7 @@ def printable(text: str) -> str:
     would command the terminal. They are shown as in Python: \n, \x1b.
     """
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
