@@ -64,13 +64,11 @@ def atomic_folder(
 ) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; put it in the place of `path` on success.
 
-    What is there is only replaced if it is an empty folder or an older one of the same kind, see
-    `check_replaceable`. Folders cannot be swapped in one step: a kill between the two renames
-    leaves none at `path`, until the next writer puts the old one back. Of several processes that
-    write the same folder at once, the last one's is there in the end.
+    Folders cannot be swapped in one step: a kill between the two renames leaves none at `path`,
+    until the next writer puts the old one back. Of processes that write it at once, the last wins.
 
     Args:
-        files, mark: what the folder holds, as for `check_replaceable`.
+        files, mark: what may be replaced, see `check_replaceable`.
 
     Raises:
         CaptionerError: as for `atomic_file`.
@@ -86,6 +84,10 @@ def atomic_folder(
                     _flush(file)
             _swap(temporary, path, files, mark)
         finally:
+            # After a full disk HDF5 has the file still open, and crashes if it cannot end it.
+            for file in temporary.rglob("*.h5"):
+                with suppress(OSError):
+                    os.truncate(file, 0)
             _remove(temporary)
 
 
@@ -280,6 +282,13 @@ def _remove(path: Path) -> None:
     else:
         with suppress(OSError):  # a name that is too long, a disk that became read-only
             path.unlink(missing_ok=True)
+
+
+def reserve(path: Path) -> None:
+    """Take the room of a sparse file now: on a full disk, writes to a map of it end in SIGBUS."""
+    if hasattr(os, "posix_fallocate"):  # Linux
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def write_json(path: Path | str, value: object) -> None:

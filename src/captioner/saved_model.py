@@ -70,8 +70,8 @@ def export(captioner: Captioner, folder: Path | str) -> None:
     Args:
         folder: takes the place of an older one, and of nothing else.
     """
-    served = _Served(captioner)
     with atomic_folder(folder, FILES, MARK) as new:
+        served = _Served(captioner)
         tf.saved_model.save(served, str(new), {"serving_default": served.caption})
 
 

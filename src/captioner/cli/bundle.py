@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     """Export; returns the exit code."""
     folder = options.savedmodel
     if os.path.lexists(folder) and not options.force:
-        raise CaptionerError(f"{folder}: is there already; --force replaces an older one")
+        raise CaptionerError(f"{folder}: is there already; --force replaces it")
     check_apart(folder, options.bundle)
     speaker = finding.load_bundle(options.bundle)
     from captioner import saved_model
