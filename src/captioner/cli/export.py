@@ -119,7 +119,7 @@ def _check_output(options: argparse.Namespace) -> None:
 
 def _lines_of(output: Path) -> Path:
     """The names of the rows of an .npy file."""
-    return output.with_name(output.name + ".txt")
+    return Path(f"{output}.txt")
 
 
 def _rows(opened: "Collection", what: str) -> "tuple[pd.DataFrame, np.ndarray]":
