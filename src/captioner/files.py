@@ -118,12 +118,15 @@ def check_replaceable(
             raise CaptionerError(f"{path}: is a file; name a folder")
         if Path.cwd().is_relative_to(real):
             raise CaptionerError(f"{path}: is the working folder or above it; name a new folder")
-        other = _stranger(real, files)
-        if other is None and mark and any(real.iterdir()):
-            file = real / mark[0]
-            if not file.is_file() or mark[1] not in file.read_bytes():
-                other = mark[0] if file.exists() else next(real.iterdir()).name
-        if other is not None:
+        try:
+            before = real.stat().st_ino
+            other = _stranger(real, files) or (mark and _unmarked(real, *mark))
+            replaced = real.stat().st_ino != before
+        except FileNotFoundError:
+            replaced = True
+        if replaced:  # by another process, just now
+            return check_replaceable(path, files, mark)
+        if other:
             raise CaptionerError(
                 f"{path}: holds other files ({other:.80}); name a new folder, since what is "
                 "written takes its place"
@@ -191,7 +194,8 @@ def _refusals(path: Path) -> Iterator[None]:
                 raise
         if reason is None:
             raise
-        raise CaptionerError(f"{path}: cannot be written: {reason}") from error
+        name = re.sub(r"\.partial-\d+-", "", str(path))  # an output in a folder that is not whole
+        raise CaptionerError(f"{name}: cannot be written: {reason}") from error
 
 
 def _stranger(folder: Path, files: Sequence[str]) -> str | None:
@@ -209,6 +213,13 @@ def _stranger(folder: Path, files: Sequence[str]) -> str | None:
                 if not opened.read(16).startswith(_BEGINNINGS.get(entry.suffix, b"")):
                     return entry.name
     return None
+
+
+def _unmarked(folder: Path, name: str, mark: bytes) -> str | None:
+    """What shows that a folder has no such mark; None if it has, or is empty."""
+    if (folder / name).is_file():
+        return None if mark in (folder / name).read_bytes() else name
+    return next((path.name for path in folder.iterdir()), None)
 
 
 def _below(pattern: str, name: str) -> str | None:
@@ -231,7 +242,7 @@ def _swap(new: Path, path: Path, files: Sequence[str], mark: Mark | None) -> Non
                     raise
             _remove(old)
             check_replaceable(path, files, mark)  # again: things may have been put there
-            with suppress(FileNotFoundError):  # another process was faster
+            with suppress(FileNotFoundError):  # another process has moved it
                 path.replace(old)
         raise CaptionerError(f"{path}: other processes write it all the time; try again")
     finally:
@@ -245,7 +256,10 @@ def _temporary(path: Path) -> Path:
 
     An old folder that was moved aside when its writer was killed is put back.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise CaptionerError(f"{error.filename}: is a file; a folder is wanted") from None
     ours = re.compile(r"\.partial-(\d{1,9})-" + re.escape(path.name) + r"(\.old)?")
     for left in list(path.parent.iterdir()):
         match = ours.fullmatch(left.name)

@@ -39,8 +39,8 @@ class Feedback:
 
     def __init__(self, folder: Path):
         self.folder, self._lock = folder, threading.Lock()
-        _check_ours(folder)
         try:
+            _check_ours(folder)
             (folder / "pictures").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CaptionerError(f"--feedback {folder}: {error.strerror}") from None

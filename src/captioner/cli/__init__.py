@@ -26,7 +26,7 @@ from captioner.cli import (
     similar,
     words,
 )
-from captioner.cli.terminal import complain
+from captioner.cli.terminal import complain, silence
 from captioner.files import failure
 
 COMMANDS = (
@@ -92,10 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = failure(error)
         if line is None:
             raise
+        if isinstance(error, OSError) and error.filename is None:  # outputs are named by now
+            line = f"standard output or a temporary file: {line.removeprefix('cannot write: ')}"
     try:
         sys.stdout.flush()  # at exit Python would do it, and could only complain
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         broken = isinstance(error, BrokenPipeError)
         code, leaving = 1 if broken else 2, None
         line = line if broken else f"standard output: {error.strerror}"

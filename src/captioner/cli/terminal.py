@@ -1,14 +1,22 @@
 """What the commands say on the terminal: one line each, whatever the names in it hold."""
 
+import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from typing import TextIO
 
 
 def complain(text: str) -> None:
     """One line on stderr; where that cannot be written to, the exit code has to do."""
-    with suppress(OSError):
-        print(f"captioner: {printable(text)}", file=sys.stderr)
+    try:
+        print(f"captioner: {printable(text)}", file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream that cannot be written to lead nowhere: at exit, Python tries again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def printable(text: str) -> str:
