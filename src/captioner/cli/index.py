@@ -32,9 +32,9 @@ examples:
   captioner similar dog.jpg --index my_index              search in it
 
 A picture is new if its content is (sha256), whatever its name. A crash leaves a collection as it
-was, but for the parts of 960 pictures that were finished. After `build`, faiss proposes pictures,
-which are then compared exactly; it measures how many of the true nearest are found, and refuses
-below 95%.
+was, but for the parts of 960 pictures that were finished; several processes may add at once. After
+`build`, faiss proposes pictures, which are then compared exactly; it measures how many of the true
+nearest are found, and refuses below 95%. DIR is a new or empty folder, or a collection.
 
 exit codes: 0 all done; 1 some pictures could not be used or are not there (named on stderr), the
 others are done; 2 nothing was done: a wrong argument, no pictures, no bundle, no collection
