@@ -67,19 +67,28 @@ def check_room(params: "Params") -> None:
 
 
 def run_stage(name: str, main: Callable[[], None]) -> None:
-    """Run `main`; show a `CaptionerError` as one line (exit code 2); note the seconds it took.
+    """Run `main`; show a `CaptionerError`, or what the system refuses (a full disk, say), as one
+    line (exit code 2); note the seconds it took.
 
     The seconds go to reports/timings/, which is no input or output of any stage, since they differ
     from run to run.
     """
     from captioner import CaptionerError
-    from captioner.files import write_json
+    from captioner.files import failure, write_json
 
     started = time.monotonic()
     try:
         main()
-    except CaptionerError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        seconds = round(time.monotonic() - started, 1)
+        write_json(Path("reports/timings") / f"{name}.json", {"seconds": seconds})
+        sys.stdout.flush()
+    except Exception as error:
+        line = str(error) if isinstance(error, CaptionerError) else failure(error)
+        if line is None:
+            raise
+        print(f"{name}: {line}", file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is what failed; at exit Python would try again, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
-    seconds = round(time.monotonic() - started, 1)
-    write_json(Path("reports/timings") / f"{name}.json", {"seconds": seconds})

@@ -31,6 +31,7 @@ from captioner.word_probe import word_probe
 IMAGES, CAPTIONS = Path("data/images"), Path("data/captions.parquet")
 REPORTS, SCRATCH = Path("reports/encoder"), Path("models/.fine-tuning")
 SHOWN, PROBED = 8, 512  # pictures in the figures, and for the word probe
+FILES = ("*.json", "weights.weights.h5", "words.npz")
 TRAINING = {"epochs", "batch_size", "learning_rate"}
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     learn = {"cnn": learn_words, "course_cnn": learn_classes}.get(backbone, pretrained)
     encoder, head, names, history = learn(params, index, rows)
 
-    with checked_folder("models/encoder") as folder:
+    with checked_folder("models/encoder", FILES) as folder:
         weights = WEIGHTS / BACKBONES[backbone].weights if backbone in BACKBONES else None
         save_encoder(encoder, backbone, params.preprocess.side, folder, weights)
         if learn in (learn_words, tune_words):

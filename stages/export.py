@@ -88,7 +88,7 @@ def main() -> None:
     first = captions[captions["caption_id"] == 0].set_index("picture")["caption"]
     known = pd.DataFrame({name: column.to_pandas() for name, column in facts.items()})
     metadata = index[["image_id", "split", "caption"]].assign(written=first).join(known).loc[shown]
-    with atomic_folder("data/embeddings") as folder:
+    with atomic_folder("data/embeddings", collection.FILES, collection.MARK) as folder:
         part = collection.write_part(folder, dict(index) | facts, meaning, looks)
         columns = dict(captions[["image_id", "caption"]])
         embeddings.write_vectors(folder, "captions", columns, of_captions)

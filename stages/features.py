@@ -14,6 +14,8 @@ from captioner.encoder import extract_features, load_encoder, load_words
 from captioner.files import checked_folder, verify, write_json
 from captioner.images import batches, read_pictures, write_table
 
+FILES = ("*.npy", "*.json", "index.parquet")  # as `extract_features` writes them
+
 
 def main() -> None:
     params = read_params()
@@ -27,7 +29,7 @@ def main() -> None:
     steps = -(-len(index) // size)
     train = np.flatnonzero(index["split"] == "train")
     mirrored = train if params.features.mirrored else None
-    with checked_folder("data/features") as folder:
+    with checked_folder("data/features", FILES) as folder:
         pictures = tqdm(
             batches("data/images", size), "features", total=steps, unit="batch", disable=None
         )

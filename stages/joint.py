@@ -15,6 +15,7 @@ from captioner.files import atomic_file, checked_folder, digest, verify, write_j
 from captioner.text import UNK, Vocabulary
 
 REPORTS = Path("reports/joint")
+FILES = ("*.json", "weights.weights.h5")
 CODE = Path(training.__file__).parent  # every change of it starts a training anew
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     share = contrastive.choose_share(model, score)
     contrastive.keep_references(model, train)
 
-    with checked_folder("models/joint") as folder:
+    with checked_folder("models/joint", FILES) as folder:
         joint_embedding.save_joint(model, folder)
     with atomic_file(REPORTS / "history.csv") as path:
         pd.DataFrame(history).to_csv(path, index=False)

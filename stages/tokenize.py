@@ -20,6 +20,7 @@ from captioner.text import Vocabulary, encode_tokens, token_statistics
 from captioner.words import words_of
 
 REPORTS = Path("reports/tokenize")
+FILES = ("*.json", "*.npy")
 
 
 def main() -> None:
@@ -53,7 +54,7 @@ def main() -> None:
     covered = coverage(vocabulary, vectors)
     metrics |= {"coverage_types": covered.types, "coverage_tokens": covered.tokens}
 
-    with checked_folder("data/tokens") as folder:
+    with checked_folder("data/tokens", FILES) as folder:
         vocabulary.save(folder / "vocabulary.json")
         np.save(folder / "captions.npy", encoded)
         np.save(folder / "pictures.npy", captions["picture"].to_numpy(np.int32))

@@ -21,6 +21,7 @@ from captioner.validation import validator
 
 REPORTS = Path("reports/train")
 SETTINGS = set(training.Settings.__annotations__)
+FILES = ("*.json", "*/config.json", "*/weights.weights.h5")
 CODE = Path(model.__file__).parent  # every change of it starts a training anew
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     state.run_id = run.run_id
 
     history, best = [], []
-    with checked_folder("models/captioner") as folder:
+    with checked_folder("models/captioner", FILES) as folder:
         for member in params.train.members:
             make_deterministic(params.seed + member)
             vectors = np.load("data/tokens/word_vectors.npy")

@@ -17,6 +17,9 @@ def test_state_belongs_to_settings_and_inputs(tmp_path):
     state.epoch(9).mkdir()
     state.epoch(10).mkdir()
     (tmp_path / "stray file").write_text("")
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "0.jpg").write_text("precious")
+    (tmp_path / "0123456789abcdef").symlink_to("album")
 
     same = State.of(tmp_path, dict(SETTINGS), "digest")
     assert same.run_id == "abc"
@@ -27,7 +30,9 @@ def test_state_belongs_to_settings_and_inputs(tmp_path):
     others.append(State.of(tmp_path, SETTINGS, "other data"))
     assert len({s.folder for s in (state, *others)}) == 3
     assert all(other.newest() is None and other.run_id is None for other in others)
-    assert [path.name for path in tmp_path.iterdir()] == ["stray file"]
+    left = ["0123456789abcdef", "album", "stray file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    assert (tmp_path / "album" / "0.jpg").read_text() == "precious"
 
 
 def test_phases_of_a_training_have_epochs_of_their_own_and_go_with_it(tmp_path):

@@ -120,8 +120,9 @@ def test_classes_for_the_courses_cnn(here, capsys):
         ),
         (["--dataset", "flickr8k"], "data/raw/Flickr8k_Dataset.zip: not there yet"),
         (["--report", "pictures"], "holds other files (00.png); name a new folder"),
-        (["--report", "."], "holds other files (captions.csv)"),
+        (["--report", "."], ".: is the working folder or above it; name a new folder"),
         (["--report", "captions.csv"], "captions.csv: is a file; name a folder"),
+        (["--report", "pictures/r"], "pictures/r: is read from (pictures); name another place"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_changes_nothing(here, capsys, arguments, message):

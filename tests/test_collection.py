@@ -97,6 +97,7 @@ def test_removed_pictures_are_out_of_sight(folder):
 
 
 def test_a_copy_is_a_collection_of_its_own(folder, tmp_path):
+    (folder / ".lock").unlink()
     before = digest(folder)
     collection.begin(tmp_path / "copy", folder, MODEL, {})
     assert digest(tmp_path / "copy") == before

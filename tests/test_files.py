@@ -15,6 +15,8 @@ from captioner import CaptionerError, files
 from captioner.files import (
     atomic_file,
     atomic_folder,
+    check_apart,
+    check_replaceable,
     checked_folder,
     digest,
     read_json,
@@ -68,11 +70,14 @@ def test_a_block_that_writes_nothing_is_an_error_and_keeps_the_old_file(tmp_path
     assert path.read_text() == "old" and names(tmp_path) == ["c.txt"]
 
 
+MODEL = ["weights", "*/weights"]
+
+
 def test_a_folder_replaces_a_folder_with_everything_in_it(tmp_path):
     path = tmp_path / "model"
     (path / "old").mkdir(parents=True)
     (path / "old" / "weights").write_text("old")
-    with atomic_folder(path) as temporary:
+    with atomic_folder(path, MODEL) as temporary:
         assert names(temporary) == []
         (temporary / "new").mkdir()
         (temporary / "new" / "weights").write_text("new")
@@ -81,19 +86,11 @@ def test_a_folder_replaces_a_folder_with_everything_in_it(tmp_path):
     assert names(tmp_path) == ["model"]
 
 
-def test_a_folder_replaces_a_file(tmp_path):
-    path = tmp_path / "model"
-    path.write_text("once a file")
-    with atomic_folder(path) as temporary:
-        (temporary / "weights").touch()
-    assert names(path) == ["weights"] and names(tmp_path) == ["model"]
-
-
 def test_failure_leaves_the_old_folder_and_nothing_else(tmp_path):
     path = tmp_path / "model"
     path.mkdir()
     (path / "weights").write_text("old")
-    with pytest.raises(ValueError), atomic_folder(path) as temporary:
+    with pytest.raises(ValueError), atomic_folder(path, MODEL) as temporary:
         (temporary / "weights").write_text("half")
         raise ValueError
     assert (path / "weights").read_text() == "old"
@@ -107,21 +104,109 @@ def test_interrupt_between_the_renames_brings_the_old_folder_back(tmp_path, monk
     replace = Path.replace
 
     def interrupted(source, target):
-        if target == path and not source.name.endswith(".old"):
+        if target == path and not source.name.endswith(".old") and not path.exists():
             raise KeyboardInterrupt
         return replace(source, target)
 
     monkeypatch.setattr(Path, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt), atomic_folder(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(path, MODEL) as temporary:
         (temporary / "weights").write_text("new")
     assert (path / "weights").read_text() == "old" and names(tmp_path) == ["model"]
 
 
+def test_a_kill_between_the_renames_is_mended_by_the_next_writer(tmp_path):
+    path = tmp_path / "model"
+    old = tmp_path / ".partial-999999999-model.old"
+    folder_of(old, {"weights": "old"})
+    with pytest.raises(ValueError), atomic_folder(path, MODEL):
+        raise ValueError
+    assert (path / "weights").read_text() == "old" and names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        {"photo.jpg": "precious"},
+        {"weights": "ours", "photo.jpg": "precious"},
+        {"a/weights": "ours", "a/photo.jpg": "precious"},
+        {"a/b/weights": "not so deep"},
+        {"vectors.npy": "in no format of numpy's"},
+    ],
+)
+def test_a_folder_of_others_is_not_replaced(tmp_path, there):
+    path = folder_of(tmp_path / "model", there)
+    with (
+        pytest.raises(CaptionerError, match="holds other files"),
+        atomic_folder(path, [*MODEL, "*.npy"]),
+    ):
+        pytest.fail("refused only after the work")
+    assert {name: (path / name).read_text() for name in there} == there
+    assert names(tmp_path) == ["model"]
+
+
+def test_what_is_put_there_during_the_work_is_not_replaced(tmp_path):
+    path = folder_of(tmp_path / "model", {"weights": "old"})
+    with pytest.raises(CaptionerError, match=r"photo\.jpg"), atomic_folder(path, MODEL) as new:
+        (new / "weights").write_text("new")
+        (path / "photo.jpg").write_text("precious")
+    assert names(path) == ["photo.jpg", "weights"] and names(tmp_path) == ["model"]
+
+
+def test_files_devices_links_and_folders_above_are_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("file").write_text("precious")
+    Path("empty").mkdir()
+    Path("dangling").symlink_to("none")
+    os.mkfifo("fifo")
+    before = names(Path())
+    for path in ("file", "dangling", "fifo", ".", "..", "/", "../here", "empty/.."):
+        with pytest.raises(CaptionerError) as caught, atomic_folder(path, ["*"]):
+            pass
+        assert str(caught.value).startswith(f"{Path(path)}: is ")
+    for path in ("empty", "fifo"):
+        with pytest.raises(CaptionerError, match="is no file"), atomic_file(path):
+            pass
+    assert names(Path()) == before and names(tmp_path) == ["here"]
+
+
+def test_a_link_to_a_folder_is_followed_and_stays(tmp_path):
+    folder_of(tmp_path / "there", {"weights": "old"})
+    (tmp_path / "link").symlink_to("there")
+    with atomic_folder(tmp_path / "link", MODEL) as new:
+        (new / "weights").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "weights").read_text() == "new"
+    assert names(tmp_path) == ["link", "there"]
+
+
+def test_an_older_folder_has_its_mark(tmp_path):
+    path = folder_of(tmp_path / "report", {"report.json": '{"mine": 1}'})
+    ours = (["*.json", "*.csv"], ("report.json", b'"captions"'))
+    with pytest.raises(CaptionerError, match=r"report\.json"):
+        check_replaceable(path, *ours)
+    write_json(path / "report.json", {"captions": 1})
+    assert check_replaceable(path, *ours) == path
+    (path / "report.json").unlink()
+    (path / "a.csv").touch()
+    with pytest.raises(CaptionerError, match=r"a\.csv"):
+        check_replaceable(path, *ours)
+
+
+def test_outputs_apart_from_inputs(tmp_path):
+    check_apart(tmp_path / "a", tmp_path / "ab", tmp_path / "b")
+    (tmp_path / "link").symlink_to("a")
+    for path in ("a", "a/b", "", "link/c", "b/../a"):
+        with pytest.raises(CaptionerError, match="is read from"):
+            check_apart(tmp_path / path, tmp_path / "b", tmp_path / "a")
+
+
 def kill_while_writing(kind: str, path: Path) -> None:
     """Start a process that overwrites `path` and kill it in the middle."""
+    ours = ", ['weights']" if kind == "atomic_folder" else ""
     code = (
         "import sys, time; from captioner import files\n"
-        f"with files.{kind}(sys.argv[1]) as temporary:\n"
+        f"with files.{kind}(sys.argv[1]{ours}) as temporary:\n"
         "    place = temporary / 'weights' if temporary.is_dir() else temporary\n"
         "    place.write_text('half')\n"
         "    print('writing', flush=True)\n"
@@ -152,7 +237,7 @@ def test_kill_leaves_the_old_folder_and_the_next_writer_cleans_up(tmp_path):
     (path / "weights").write_text("old")
     kill_while_writing("atomic_folder", path)
     assert (path / "weights").read_text() == "old"
-    with atomic_folder(path) as temporary:
+    with atomic_folder(path, MODEL) as temporary:
         (temporary / "weights").write_text("new")
     assert (path / "weights").read_text() == "new" and names(tmp_path) == ["model"]
 

@@ -24,13 +24,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from captioner import CaptionerError
-from captioner.collection import MANIFEST, SPACES, Collection, open_collection, rows_of
-from captioner.files import atomic_folder, digest, read_json, write_json
+from captioner.collection import (
+    MANIFEST,
+    SPACES,
+    Collection,
+    locked,
+    open_collection,
+    read_manifest,
+    rows_of,
+)
+from captioner.files import atomic_folder, check_replaceable, digest, read_json, write_json
 
 if TYPE_CHECKING:
     import faiss
 
 FOLDER, FORMAT = "approximate", 1
+FILES = ("index.json", *(f"{space}.{kind}" for space in SPACES for kind in ("faiss", "npy")))
+MARK = ("index.json", b'"effort"')
 FROM = 200_000  # pictures; fewer are compared one by one
 LEAST = 1000  # pictures that an index is built of
 EFFORTS = (256, 1024, 4096)  # candidates of each space, tried in this order
@@ -103,6 +113,7 @@ def open_index(collection: Collection, tell: Callable[[str], None]) -> Approxima
         return None
     import faiss
 
+    known = None
     try:
         known = read_json(place / "index.json")
         if known["format"] != FORMAT:
@@ -123,6 +134,8 @@ def open_index(collection: Collection, tell: Callable[[str], None]) -> Approxima
                 raise ValueError(f"{space}.faiss is of other pictures")
         return Approximate(indexes, moments, known["rows"], known["effort"], known["recall"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError) as error:
+        if _replaced(place, known):
+            return open_index(collection, tell)
         reason = " ".join(str(error).split())[:200]
         raise CaptionerError(
             f"{place}: unusable index ({reason}); write it anew: {command}"
@@ -146,8 +159,10 @@ def build(folder: Path, progress: Progress = lambda steps, _: steps) -> dict[str
         raise CaptionerError(f"faiss is not installed: {INSTALL}")
     import faiss
 
+    check_replaceable(folder / FOLDER, FILES, MARK)
     collection = open_collection(folder)
-    rows = len(collection.there)
+    known = read_manifest(folder)["parts"][: len(collection.meaning)]  # others may be added now
+    parts, rows = [part["sha256"] for part in known], len(collection.there)
     if rows < LEAST:
         raise CaptionerError(
             f"{folder}: {rows} pictures, an index takes {LEAST} or more; fewer are compared one by "
@@ -166,16 +181,23 @@ def build(folder: Path, progress: Progress = lambda steps, _: steps) -> dict[str
     effort, recall = _sufficient(
         folder, indexes, queries, _nearest(spaces, queries, held, progress)
     )
-    with atomic_folder(folder / FOLDER) as new:
+    with locked(folder), atomic_folder(folder / FOLDER, FILES, MARK) as new:
         for space, matrices in spaces.items():
             indexes[space].add_with_ids(queries[space], held)
             faiss.write_index(indexes[space], str(new / f"{space}.faiss"))
             np.save(new / f"{space}.npy", _moments(matrices))
         sums = {path.name: digest(path) for path in sorted(new.iterdir())}
         content = {"format": FORMAT, "rows": rows, "effort": effort, "recall": recall}
-        parts = [part["sha256"] for part in read_json(folder / MANIFEST)["parts"]]
         write_json(new / "index.json", content | {"sha256": sums, "parts": parts})
     return recall
+
+
+def _replaced(place: Path, known: object) -> bool:
+    """Whether another process has built the index anew since `known` was read."""
+    try:
+        return known is not None and read_json(place / "index.json") != known
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _cells(rows: int) -> int:

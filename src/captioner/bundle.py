@@ -30,6 +30,13 @@ from captioner.text import UNK, Vocabulary, encode_tokens
 
 FORMAT = 8  # raised when a bundle of the old kind can no longer be read
 MOST_BYTES = 2**32  # of all files
+FILES = (
+    "bundle.json",
+    "vocabulary.json",
+    *(f"{part}/config.json" for part in ("encoder", "joint", "captioner/*")),
+    *(f"{part}/weights.weights.h5" for part in ("encoder", "joint", "captioner/*")),
+    "told/*.npy",
+)
 
 # What a bundle may hold, as params.py allows it: bundles are passed on, and damaged on the way.
 CHOICES = {"fit": get_args(Fit), "attention": ("grid", "pooled")}
@@ -98,7 +105,7 @@ def save(
     """Write a bundle, whole or not at all.
 
     Args:
-        folder: replaced if it is there.
+        folder: takes the place of an older bundle, and of nothing else.
         encoder, backbone: from `encoder.build_encoder`, and its name.
         models: the captioning models, 1 to 16 that speak together.
         joint, vocabulary: the joint embedding, and the words of all models.
@@ -109,7 +116,7 @@ def save(
     Returns:
         the fingerprint of all that a picture's or a sentence's vectors depend on.
     """
-    with atomic_folder(folder) as new:
+    with atomic_folder(folder, FILES, ("bundle.json", b'"fingerprint"')) as new:
         (new / "encoder").mkdir()
         save_encoder(encoder, backbone, preparation.size, new / "encoder")
         for number, model in enumerate(models):

@@ -3,6 +3,7 @@ and files of weights that may come from a stranger.
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -51,7 +52,9 @@ class State:
         """
         name = hashlib.sha256(f"{settings!r} {inputs}".encode()).hexdigest()[:16]
         for other in parent.glob("*/"):  # folders alone
-            if other.name != name:
+            # No folder that somebody else put here, and no link to one.
+            ours = re.fullmatch("[0-9a-f]{16}", other.name) and not other.is_symlink()
+            if ours and other.name != name:
                 shutil.rmtree(other)
         return cls(parent / name)
 

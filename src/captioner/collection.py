@@ -2,7 +2,8 @@
 
 `dvc repro` writes one to data/embeddings. `captioner index` adds pictures to a copy: each time as a
 part of its own, which the manifest names once it is there whole, so that a crash leaves what was.
-Matrices are mapped, not read; their checksums are verified when a collection is opened.
+Who changes a collection holds its lock; parts never change, so that readers need none. Matrices are
+mapped, not read; their checksums are verified when a collection is opened.
 
     manifest.json          format, model (fingerprint of what made the vectors), dimensions, parts
                            with checksums and removed rows, checksums of captions.* and words.*
@@ -10,13 +11,15 @@ Matrices are mapped, not read; their checksums are verified when a collection is
     PART/pictures.npy      (pictures, size) float32: places in the space shared with sentences
     PART/looks.npy         (pictures, channels) float32: means of their grids of CNN features
     captions.*, words.*    people's captions and the vocabulary, where `dvc repro` wrote them
+    .lock                  an empty file, locked by the process that changes the collection
 
 PART is the folder itself or part-00000, part-00001 ... in it. All vectors are of length one.
 """
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +28,22 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from captioner import CaptionerError
 from captioner.embeddings import write_vectors
-from captioner.files import atomic_folder, read_json, sha256_of, write_json
+from captioner.files import CHECKSUMS, atomic_folder, read_json, sha256_of, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 SPACES = ("meaning", "looks")
 PART_FILES = ("pictures.parquet", "pictures.npy", "looks.npy")
 EXTRA_FILES = ("captions.parquet", "captions.npy", "words.parquet", "words.npy")
+FILES = (MANIFEST, *PART_FILES, *EXTRA_FILES)
+FILES += tuple(
+    f"projector/{name}" for name in ("projector_config.pbtxt", "sprite.png", "*.tsv", CHECKSUMS)
+)
+MARK = (MANIFEST, b'"dimensions"')
 PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}  # encodings, as `images.write_table` writes Parquet
 COLUMNS = ("image_id", "split", "caption", "sha256", "perceptual_hash")
 
@@ -95,6 +104,38 @@ def open_collection(folder: Path | str) -> Collection:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
+    while True:
+        try:
+            return _open(folder, manifest)
+        except CaptionerError:  # damaged, or replaced as a whole between the manifest and the files
+            before, manifest = manifest, read_manifest(folder)
+            if manifest == before:
+                raise
+
+
+@contextmanager
+def locked(folder: Path, tell: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Change a collection alone: others wait, in this process and in others.
+
+    A function of this module that changes a collection takes the lock itself; who holds it already
+    may call them.
+
+    Args:
+        tell: is told once if another process has to be waited for.
+    """
+    lock = FileLock(folder / ".lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell(f"{folder}: waiting for another process that changes it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _open(folder: Path, manifest: Mapping[str, Any]) -> Collection:
     tables, meaning, looks, there = [], [], [], []
     for part in manifest["parts"]:
         place = folder / part["folder"]
@@ -224,7 +265,11 @@ def begin(
     dimensions: Mapping[str, int],
     split_characters: bool = False,
 ) -> None:
-    """Make a new collection: empty, or a copy of another one; whole or not at all."""
+    """Make a new collection: empty, or a copy of another one; whole or not at all.
+
+    Raises:
+        CaptionerError: there is something in the way.
+    """
     with atomic_folder(folder) as new:
         if source is None:
             write_manifest(new, model, dimensions, [], split_characters)
@@ -243,23 +288,39 @@ def add_part(
     folder: Path, columns: Mapping[str, Sequence], meaning: np.ndarray, looks: np.ndarray
 ) -> None:
     """Add pictures to a collection; until the manifest is replaced, nothing has changed."""
-    manifest = read_manifest(folder)
-    taken = [part["folder"] for part in manifest["parts"]]
-    name = next(name for n in range(len(taken) + 1) if (name := f"part-{n:05d}") not in taken)
-    with atomic_folder(folder / name) as new:  # also in the place of one that a crash left
-        entry = {"folder": name} | write_part(new, columns, meaning, looks)
-    _replace(folder, manifest, [*manifest["parts"], entry])
+    with locked(folder):
+        manifest = read_manifest(folder)
+        taken = [part["folder"] for part in manifest["parts"]]
+        name = next(name for n in range(len(taken) + 1) if (name := f"part-{n:05d}") not in taken)
+        with atomic_folder(folder / name, PART_FILES) as new:  # or in the place of a crash's
+            entry = {"folder": name} | write_part(new, columns, meaning, looks)
+        _replace(folder, manifest, [*manifest["parts"], entry])
 
 
 def remove(folder: Path, image_ids: Sequence[str]) -> None:
     """Take pictures out of a collection; their vectors stay in the files, unseen."""
-    manifest = read_manifest(folder)
-    parts = []
-    for part in manifest["parts"]:
-        ids = _table(folder / part["folder"] / "pictures.parquet")["image_id"]
-        rows = np.flatnonzero(ids.isin(list(image_ids))).tolist()
-        parts.append(part | {"removed": sorted({*part["removed"], *rows})})
-    _replace(folder, manifest, parts)
+    with locked(folder):
+        manifest = read_manifest(folder)
+        parts = []
+        for part in manifest["parts"]:
+            ids = _table(folder / part["folder"] / "pictures.parquet")["image_id"]
+            rows = np.flatnonzero(ids.isin(list(image_ids))).tolist()
+            parts.append(part | {"removed": sorted({*part["removed"], *rows})})
+        _replace(folder, manifest, parts)
+
+
+def known(folder: Path) -> dict[str, set[str]]:
+    """The "sha256" and "image_id" of all pictures that were not removed; vectors are not read.
+
+    Raises:
+        CaptionerError: there is no collection, or it is damaged.
+    """
+    found: dict[str, set[str]] = {"sha256": set(), "image_id": set()}
+    for part in read_manifest(folder)["parts"]:
+        table = _table(folder / part["folder"] / "pictures.parquet").drop(part["removed"])
+        for name, values in found.items():
+            values.update(table[name])
+    return found
 
 
 def _replace(folder: Path, manifest: dict[str, Any], parts: list[dict[str, Any]]) -> None:

@@ -23,7 +23,7 @@ from captioner.checkpoints import check_weights, load_arrays, load_weights
 from captioner.cnn import build_cnn, build_head
 from captioner.course_cnn import build_course_cnn
 from captioner.fetch import find_in_mirror
-from captioner.files import read_json, write_json
+from captioner.files import read_json, reserve, write_json
 from captioner.graph import graph_function
 
 
@@ -317,6 +317,8 @@ def extract_features(
         )
         for name, shape in shapes.items()
     }
+    for name in arrays:
+        reserve(folder / f"{name}.npy")
 
     def write(places: np.ndarray, seen: np.ndarray, suffix: str = "") -> np.ndarray:
         found = grid_of(seen)

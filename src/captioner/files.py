@@ -1,17 +1,20 @@
 """Write files and folders whole or not at all: write beside, flush to disk, then rename.
 
-A reader never sees half a file, whatever kills the writer. JSON is written with sorted keys and no
-time stamps, so that equal content means equal bytes (DVC compares bytes).
+A reader never sees half a file, whatever kills the writer. Only what is absent, an empty folder or
+of our own making is ever replaced. JSON is written with sorted keys and no time stamps, so that
+equal content means equal bytes (DVC compares bytes).
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from captioner import CaptionerError
@@ -19,55 +22,254 @@ from captioner import CaptionerError
 CHECKSUMS = "checksums.json"
 MOST_JSON = 2**25  # bytes; lists in lists take 25 times as much memory
 
+Mark = tuple[str, bytes]
+
+# How files of these formats begin: a stranger's file of the same name is not taken for ours.
+_BEGINNINGS = {
+    ".h5": b"\x89HDF",
+    ".json": (b"{", b"["),
+    ".npy": b"\x93NUMPY",
+    ".npz": b"PK",
+    ".parquet": b"PAR1",
+    ".png": b"\x89PNG",
+}
+# What the system refuses for reasons that lie with the person's disk, folder or name.
+_NAMES = """EACCES EBUSY EDQUOT EFBIG EIO EISDIR ELOOP EMFILE ENAMETOOLONG ENFILE ENOSPC ENOTDIR
+ENOTEMPTY EPERM EROFS EXDEV"""
+_REFUSALS = {code for code, name in errno.errorcode.items() if name in _NAMES.split()}
+
 
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
     The temporary name keeps the suffix of `path`, since some libraries choose the format by it.
+
+    Raises:
+        CaptionerError: `path` is no file that could be replaced (a folder, a device), or the
+            system refuses to write it: the disk is full, say. What was there is left as it was.
     """
     path = Path(path)
-    temporary = _temporary(path)
-    try:
-        yield temporary
-        _flush(temporary)
-        temporary.replace(path)
-    finally:
-        _remove(temporary)
+    with _refusals(path):
+        if path.exists() and not path.is_file():
+            raise CaptionerError(f"{path}: is no file; name a file")
+        temporary = _temporary(path)
+        try:
+            yield temporary
+            _flush(temporary)
+            temporary.replace(path)
+        finally:
+            _remove(temporary)
 
 
 @contextmanager
-def atomic_folder(path: Path | str) -> Iterator[Path]:
+def atomic_folder(
+    path: Path | str, files: Sequence[str] = (), mark: Mark | None = None
+) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; put it in the place of `path` on success.
 
-    Folders cannot be swapped in one step: a kill between the two renames leaves none at `path`.
+    Folders cannot be swapped in one step: a kill between the two renames leaves none at `path`,
+    until the next writer puts the old one back. Of processes that write it at once, the last wins.
+
+    Args:
+        files, mark: what may be replaced, see `check_replaceable`.
+
+    Raises:
+        CaptionerError: as for `atomic_file`.
+    """
+    path = check_replaceable(path, files, mark)
+    with _refusals(path):
+        temporary = _temporary(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            _swap(temporary, path, files, mark)
+        finally:
+            # After a full disk HDF5 has the file still open, and crashes if it cannot end it.
+            for file in temporary.rglob("*.h5"):
+                with suppress(OSError):
+                    os.truncate(file, 0)
+            _remove(temporary)
+
+
+def check_replaceable(
+    path: Path | str, files: Sequence[str] = (), mark: Mark | None = None
+) -> Path:
+    """Refuse to put a folder in the place of anything but an empty folder or an older one of ours.
+
+    Args:
+        files: patterns (`fnmatch`) of the files in such a folder, with "/" between names; each
+            file must also begin as its suffix says. With none, only an empty folder is replaced.
+        mark: a file that such a folder always has, and bytes in it that no stranger's file has.
+
+    Returns:
+        where the folder is to be written: a link to a folder is followed.
+
+    Raises:
+        CaptionerError: what is in the way is named.
     """
     path = Path(path)
-    temporary = _temporary(path)
-    temporary.mkdir()
-    old = temporary.with_name(temporary.name + ".old")
+    with _refusals(path):
+        real = Path(os.path.realpath(path))
+        if path.is_symlink() and not path.exists():
+            raise CaptionerError(f"{path}: is a link to {real}, which is not there; name a folder")
+        if not os.path.lexists(real):
+            return real
+        if not real.is_dir():
+            raise CaptionerError(f"{path}: is a file; name a folder")
+        if Path.cwd().is_relative_to(real):
+            raise CaptionerError(f"{path}: is the working folder or above it; name a new folder")
+        try:
+            before = real.stat().st_ino
+            other = _stranger(real, files) or (mark and _unmarked(real, *mark))
+            replaced = real.stat().st_ino != before
+        except FileNotFoundError:
+            replaced = True
+        if replaced:  # by another process, just now
+            return check_replaceable(path, files, mark)
+        if other:
+            raise CaptionerError(
+                f"{path}: holds other files ({other:.80}); name a new folder, since what is "
+                "written takes its place"
+            )
+    return real
+
+
+def check_apart(path: Path | str, *inputs: Path | str) -> None:
+    """Refuse to write into what is read.
+
+    Raises:
+        CaptionerError: `path` is one of the inputs, or lies in one or around one.
+    """
+    real = Path(os.path.realpath(path))
+    for given in inputs:
+        read = Path(os.path.realpath(given))
+        if real.is_relative_to(read) or read.is_relative_to(real):
+            raise CaptionerError(f"{path}: is read from ({given}); name another place to write to")
+
+
+def failure(error: BaseException) -> str | None:
+    """One line for an error that lies with the person's disk, folders or permissions, else None.
+
+    What names a file of the program itself, or no reason of the system, is a fault of the program.
+    """
+    name = getattr(error, "filename", None)
+    if not isinstance(error, OSError) or not isinstance(name, str | bytes):
+        reason = _reason(error)
+        return reason and f"cannot write: {reason}"
+    if error.errno not in _REFUSALS | {errno.ENOENT, errno.EEXIST}:
+        return None
+    path = Path(os.fsdecode(name))
+    ours = path.is_absolute() and path.is_relative_to(Path(__file__).parent)
+    return None if ours else f"{path}: {os.strerror(error.errno)}"
+
+
+def _reason(error: BaseException) -> str | None:
+    """Why the system refused, in its own words; None if this is no such error."""
+    text = str(error)
+    if isinstance(error, OSError):
+        if error.errno in _REFUSALS:
+            return os.strerror(error.errno)
+        if re.search(r"requested and \d+ written|Not enough free space", text):  # numpy
+            return os.strerror(errno.ENOSPC)
+        return None
+    if "database or disk is full" in text:  # SQLite
+        return os.strerror(errno.ENOSPC)
+    # faiss and TensorFlow wrap it in errors of their own.
+    reasons = map(os.strerror, sorted(_REFUSALS))
+    return next((reason for reason in reasons if reason in text), None)
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Say which output cannot be written, and why; other errors pass."""
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _flush(file)
-        if path.exists():
-            path.replace(old)
-        temporary.replace(path)
+        yield
+    except CaptionerError:
+        raise
+    except Exception as error:
+        reason, name = _reason(error), getattr(error, "filename", None)
+        if isinstance(name, str | bytes):  # it may be an input
+            file = Path(os.fsdecode(name))
+            if not file.is_relative_to(path.parent) and not path.is_relative_to(file):
+                raise
+        if reason is None:
+            raise
+        name = re.sub(r"\.partial-\d+-", "", str(path))  # an output in a folder that is not whole
+        raise CaptionerError(f"{name}: cannot be written: {reason}") from error
+
+
+def _stranger(folder: Path, files: Sequence[str]) -> str | None:
+    """The first entry of a folder, or below, that is none of `files`."""
+    for entry in sorted(folder.iterdir()):
+        inner = [rest for file in files if (rest := _below(file, entry.name)) is not None]
+        if entry.is_dir() and not entry.is_symlink():
+            other = _stranger(entry, inner) if any(entry.iterdir()) else None if inner else ""
+            if other is not None:
+                return f"{entry.name}/{other}"
+        elif "" not in inner or not entry.is_file():
+            return entry.name
+        else:
+            with entry.open("rb") as opened:
+                if not opened.read(16).startswith(_BEGINNINGS.get(entry.suffix, b"")):
+                    return entry.name
+    return None
+
+
+def _unmarked(folder: Path, name: str, mark: bytes) -> str | None:
+    """What shows that a folder has no such mark; None if it has, or is empty."""
+    if (folder / name).is_file():
+        return None if mark in (folder / name).read_bytes() else name
+    return next((path.name for path in folder.iterdir()), None)
+
+
+def _below(pattern: str, name: str) -> str | None:
+    """The rest of a pattern whose first name is `name`."""
+    first, _, rest = pattern.partition("/")
+    return rest if fnmatchcase(name, first) else None
+
+
+def _swap(new: Path, path: Path, files: Sequence[str], mark: Mark | None) -> None:
+    """Rename `new` to `path`; an older folder is moved aside first, and removed."""
+    old = new.with_name(new.name + ".old")
+    try:
+        for _ in range(100):  # others may be swapping the same folder
+            try:
+                new.replace(path)  # where nothing or (not on Windows) an empty folder is
+                return
+            except OSError as error:
+                full = (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES)  # the last on Windows
+                if error.errno not in full or not path.is_dir():
+                    raise
+            _remove(old)
+            check_replaceable(path, files, mark)  # again: things may have been put there
+            with suppress(FileNotFoundError):  # another process has moved it
+                path.replace(old)
+        raise CaptionerError(f"{path}: other processes write it all the time; try again")
     finally:
-        _remove(temporary)
         if old.exists() and not path.exists():  # interrupted between the renames
             old.replace(path)
         _remove(old)
 
 
 def _temporary(path: Path) -> Path:
-    """A free name beside `path`; what killed processes left there under such names is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A free name beside `path`; what killed processes left there under such names is removed.
+
+    An old folder that was moved aside when its writer was killed is put back.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise CaptionerError(f"{error.filename}: is a file; a folder is wanted") from None
     ours = re.compile(r"\.partial-(\d{1,9})-" + re.escape(path.name) + r"(\.old)?")
     for left in list(path.parent.iterdir()):
         match = ours.fullmatch(left.name)
         if match and not _alive_elsewhere(int(match[1])):
+            if match[2] and not os.path.lexists(path):
+                left.replace(path)
             _remove(left)
     return path.with_name(f".partial-{os.getpid()}-{path.name}")
 
@@ -96,7 +298,15 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a name that is too long, a disk that became read-only
+            path.unlink(missing_ok=True)
+
+
+def reserve(path: Path) -> None:
+    """Take the room of a sparse file now: on a full disk, writes to a map of it end in SIGBUS."""
+    if hasattr(os, "posix_fallocate"):  # Linux
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def write_json(path: Path | str, value: object) -> None:
@@ -137,9 +347,9 @@ def digest(*paths: Path | str) -> str:
 
 
 @contextmanager
-def checked_folder(path: Path | str) -> Iterator[Path]:
+def checked_folder(path: Path | str, files: Sequence[str] = ()) -> Iterator[Path]:
     """`atomic_folder` with a list of its files and their sha256 in it, for `verify`."""
-    with atomic_folder(path) as folder:
+    with atomic_folder(path, (*files, CHECKSUMS) if files else ()) as folder:
         yield folder
         write_checksums(folder / CHECKSUMS)
 

@@ -108,7 +108,7 @@ def write_shards(
     rejected: list[Rejected] = []
     splits: dict[str, str] = {}  # image_id -> split, in the order of the pictures
     shards = 0
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, ["part-*.parquet"]) as temporary:
         for item, row in _in_order(prepare_one, pictures, workers):
             if row is not None and item.image_id in splits:
                 first = splits[item.image_id]

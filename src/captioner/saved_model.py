@@ -18,6 +18,8 @@ from captioner.files import atomic_folder
 from captioner.graph import graph_function
 from captioner.text import PAD
 
+FILES = ("saved_model.pb", "fingerprint.pb", "variables/variables.*", "assets/")
+MARK = ("saved_model.pb", b"log_probability")  # an output that others' models have not
 HEAD = 65536  # bytes of a JPEG in which the orientation is looked for
 ENTRIES = 64  # of the first Exif directory
 ORIENTATION = 0x0112
@@ -66,10 +68,10 @@ def export(captioner: Captioner, folder: Path | str) -> None:
     float32, the natural logarithm of each caption's probability.
 
     Args:
-        folder: replaced if it is there.
+        folder: takes the place of an older one, and of nothing else.
     """
-    served = _Served(captioner)
-    with atomic_folder(folder) as new:
+    with atomic_folder(folder, FILES, MARK) as new:
+        served = _Served(captioner)
         tf.saved_model.save(served, str(new), {"serving_default": served.caption})
 
 

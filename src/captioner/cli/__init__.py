@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from captioner import CaptionerError, __version__
 from captioner.cli import (
@@ -25,7 +26,8 @@ from captioner.cli import (
     similar,
     words,
 )
-from captioner.cli.terminal import complain
+from captioner.cli.terminal import complain, silence
+from captioner.files import failure
 
 COMMANDS = (
     caption,
@@ -70,6 +72,43 @@ a wrong argument or a file that cannot be used (named on stderr); check-data: 1 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    if sys.stderr is None:  # `captioner ... 2>&-`
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (until exit)
+    if sys.stdout is None:  # `captioner ... >&-`
+        complain("standard output is closed; send it to a file, or to /dev/null")
+        return 2
+    code, line, leaving = 2, None, None
+    try:
+        code = _run(arguments)
+    except CaptionerError as error:
+        line = str(error)
+    except BrokenPipeError:  # `captioner ... | head`
+        code = 1
+    except KeyboardInterrupt:
+        code = 130  # what shells give a program that was stopped by Ctrl-C
+    except SystemExit as error:  # argparse: --help, or a wrong argument
+        leaving = error
+    except Exception as error:
+        line = failure(error)
+        if line is None:
+            raise
+        if isinstance(error, OSError) and error.filename is None:  # outputs are named by now
+            line = f"standard output or a temporary file: {line.removeprefix('cannot write: ')}"
+    try:
+        sys.stdout.flush()  # at exit Python would do it, and could only complain
+    except OSError as error:
+        silence(sys.stdout)
+        broken = isinstance(error, BrokenPipeError)
+        code, leaving = 1 if broken else 2, None
+        line = line if broken else f"standard output: {error.strerror}"
+    if leaving is not None:
+        raise leaving
+    if line is not None:
+        complain(line)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="captioner",
         description="Caption and find pictures with what `dvc repro` trained; score captions; "
@@ -82,13 +121,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in COMMANDS:
         command.add_parser(commands)
     options = parser.parse_args(arguments)
-    try:
-        return options.run(options)
-    except CaptionerError as error:
-        complain(str(error))
-        return 2
-    except BrokenPipeError:  # `captioner ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        return 130  # what shells give a program that was stopped by Ctrl-C
+    return options.run(options)

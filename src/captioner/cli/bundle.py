@@ -6,6 +6,7 @@ from pathlib import Path
 
 from captioner import CaptionerError
 from captioner.cli import finding
+from captioner.files import check_apart
 
 EXAMPLES = """\
 examples:
@@ -37,7 +38,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     exporting.add_argument(
         "--savedmodel", required=True, type=Path, metavar="DIR", help="the folder to write"
     )
-    exporting.add_argument("--force", action="store_true", help="replace what is there")
+    exporting.add_argument("--force", action="store_true", help="replace an older SavedModel")
     finding.add_bundle(exporting)
     exporting.set_defaults(run=run)
 
@@ -45,15 +46,13 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> int:
     """Export; returns the exit code."""
     folder = options.savedmodel
-    if folder.exists() and not options.force:
+    if os.path.lexists(folder) and not options.force:
         raise CaptionerError(f"{folder}: is there already; --force replaces it")
+    check_apart(folder, options.bundle)
     speaker = finding.load_bundle(options.bundle)
     from captioner import saved_model
 
-    try:
-        saved_model.export(speaker, folder)
-    except OSError as error:
-        raise CaptionerError(f"{folder}: {error.strerror or error}") from None
+    saved_model.export(speaker, folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{os.fspath(folder)}: {size / 1e6:.1f} MB, signature serving_default")
     return 0

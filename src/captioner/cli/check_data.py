@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from captioner import CaptionerError
 from captioner.cli.terminal import printable
+from captioner.files import check_apart, check_replaceable
 
 if TYPE_CHECKING:
     from captioner.params import Params
@@ -72,22 +73,22 @@ def run(options: argparse.Namespace) -> int:
     from captioner.params import load_params
 
     params = load_params(options.params, options.dataset)
-    folder = options.report.resolve()
     _check_there(params)
 
     from tqdm import tqdm
 
     from captioner.datasets import catalog
-    from captioner.inspection import FILES, inspect
+    from captioner.inspection import FILES, MARK, inspect
     from captioner.inspection.telling import lines
 
-    _check_replaceable(folder, FILES)
+    check_replaceable(options.report, FILES, MARK)
+    check_apart(options.report, RAW, *_read_from(params))
     # What the readers count and leave out is said on stderr, as in the stage preprocess.
     logging.basicConfig(level=logging.INFO, format="captioner: %(message)s")
     pictures = catalog.read(params.download, RAW, params.seed)
     report = inspect(
         tqdm(pictures, desc="check-data", unit=" pictures", disable=None),
-        folder,
+        options.report,
         preprocess=params.preprocess,
         tokenize=params.tokenize,
         glove=params.glove,
@@ -121,17 +122,12 @@ def _check_there(params: "Params") -> None:
             )
 
 
-def _check_replaceable(folder: Path, files: tuple[str, ...]) -> None:
-    """Refuse to put the report in the place of anything but an older report."""
-    if folder.is_dir():
-        others = sorted(path.name for path in folder.iterdir() if path.name not in files)
-        if others:
-            raise CaptionerError(
-                f"--report {folder}: holds other files ({others[0]:.80}); name a new folder, since "
-                "the report takes its place"
-            )
-    elif folder.exists():
-        raise CaptionerError(f"--report {folder}: is a file; name a folder")
+def _read_from(params: "Params") -> list[Path]:
+    """Where the pictures of one's own are, unless all that is done here is done in there."""
+    if params.download.source != "table":
+        return []
+    pictures = Path(params.download.pictures)
+    return [] if Path.cwd().is_relative_to(pictures.resolve()) else [pictures]
 
 
 def _word_vectors() -> Path | None:

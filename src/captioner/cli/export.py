@@ -1,6 +1,7 @@
 """`captioner export`: the vectors of a collection for others' tools."""
 
 import argparse
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from captioner import CaptionerError
 from captioner.cli import finding
+from captioner.files import atomic_file, atomic_folder, check_apart, check_replaceable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from captioner.collection import Collection
 
+PROJECTOR = ("projector_config.pbtxt", "sprite.png", "*.tsv")
+PROJECTOR_MARK = ("projector_config.pbtxt", b"embeddings {")
 FORMATS = ("parquet", "npy", "projector", "word2vec")
 
 EXAMPLES = """\
@@ -55,18 +59,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     export.add_argument(
         "--output", required=True, type=Path, metavar="PATH", help="the file or folder to write"
     )
-    export.add_argument("--force", action="store_true", help="replace what is there")
+    export.add_argument(
+        "--force", action="store_true", help="replace a file, or a projector folder"
+    )
     finding.add_index(export)
     export.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Write what `options` names; returns the exit code."""
-    if options.output.exists() and not options.force:
-        raise CaptionerError(f"{options.output}: is there already; --force replaces it")
     from captioner import collection
-    from captioner.files import atomic_file
 
+    _check_output(options)
+    check_apart(options.output, options.index)
     opened = collection.open_collection(options.index)
     if options.format == "projector":
         _copy_projector(options.index, options.output)
@@ -81,18 +86,40 @@ def run(options: argparse.Namespace) -> int:
         return 0
     names = _names(table, options.what)
     with atomic_file(options.output) as temporary:
-        if options.format == "npy":
-            import numpy as np
-
-            with temporary.open("wb") as file:  # by its name numpy would add a suffix
-                np.save(file, vectors)
-        else:
+        if options.format == "word2vec":
             _write_word2vec(temporary, names, vectors)
-    if options.format == "npy":
-        with atomic_file(options.output.with_name(options.output.name + ".txt")) as temporary:
+            return 0
+        import numpy as np
+
+        with temporary.open("wb") as file:  # by its name numpy would add a suffix
+            np.save(file, vectors)
+        with atomic_file(_lines_of(options.output)) as lines:
             text = "".join(f"{' '.join(name.splitlines())}\n" for name in names)
-            temporary.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+            lines.write_text(text, encoding="utf-8", errors="replace", newline="\n")
     return 0
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """Refuse what is there already; --force replaces a file, or a folder that this command wrote.
+
+    Raises:
+        CaptionerError: what is there.
+    """
+    outputs = [options.output]
+    if options.format == "npy":
+        outputs.append(_lines_of(options.output))
+    for output in outputs:
+        if os.path.lexists(output) and not options.force:
+            raise CaptionerError(f"{output}: is there already; --force replaces it")
+        if options.format == "projector":
+            check_replaceable(output, PROJECTOR, PROJECTOR_MARK)
+        elif os.path.lexists(output) and not output.is_file():
+            raise CaptionerError(f"{output}: is no file, which is all that --force replaces")
+
+
+def _lines_of(output: Path) -> Path:
+    """The names of the rows of an .npy file."""
+    return Path(f"{output}.txt")
 
 
 def _rows(opened: "Collection", what: str) -> "tuple[pd.DataFrame, np.ndarray]":
@@ -134,7 +161,7 @@ def _write_word2vec(path: Path, names: Sequence[str], vectors: "np.ndarray") -> 
 
 
 def _copy_projector(index: Path, output: Path) -> None:
-    from captioner.files import atomic_folder, verify
+    from captioner.files import verify
 
     source = index / "projector"
     if not (source / "projector_config.pbtxt").is_file():
@@ -142,5 +169,7 @@ def _copy_projector(index: Path, output: Path) -> None:
             f"{index}: no projector files here; `dvc repro export` writes those of data/embeddings"
         )
     verify(source)
-    with atomic_folder(output) as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True)
+    with atomic_folder(output, PROJECTOR, PROJECTOR_MARK) as folder:
+        for pattern in PROJECTOR:
+            for file in source.glob(pattern):
+                shutil.copyfile(file, folder / file.name)

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,12 @@ from captioner import CaptionerError
 from captioner.cli import finding
 from captioner.cli.caption import picture_files
 from captioner.cli.terminal import complain, pictures, printable
+from captioner.files import check_replaceable
 
 if TYPE_CHECKING:
     from captioner.bundle import Captioner
 
+TAKEN = "another picture of this name is in the index; remove it first"
 BATCH = 32  # pictures a call of the model
 PART = 960  # pictures that a kill can cost: then they are on disk
 
@@ -29,9 +32,9 @@ examples:
   captioner similar dog.jpg --index my_index              search in it
 
 A picture is new if its content is (sha256), whatever its name. A crash leaves a collection as it
-was, but for the parts of 960 pictures that were finished. After `build`, faiss proposes pictures,
-which are then compared exactly; it measures how many of the true nearest are found, and refuses
-below 95%.
+was, but for the parts of 960 pictures that were finished; several processes may add at once. After
+`build`, faiss proposes pictures, which are then compared exactly; it measures how many of the true
+nearest are found, and refuses below 95%. DIR is a new or empty folder, or a collection.
 
 exit codes: 0 all done; 1 some pictures could not be used or are not there (named on stderr), the
 others are done; 2 nothing was done: a wrong argument, no pictures, no bundle, no collection
@@ -78,10 +81,12 @@ def add(options: argparse.Namespace) -> int:
     from captioner import collection
 
     _refuse_the_pipelines(options.index)
+    exists = (options.index / collection.MANIFEST).exists()
+    if not exists:
+        check_replaceable(options.index)
     paths, failed = picture_files(options.pictures)
     if not paths:
         raise CaptionerError("no pictures found")
-    exists = (options.index / collection.MANIFEST).exists()
     if options.source and exists:
         raise CaptionerError(f"{options.index}: is there already; leave --from out")
     model = collection.read_manifest(options.index)["model"] if exists else None
@@ -92,28 +97,25 @@ def add(options: argparse.Namespace) -> int:
         owner = options.index if exists else options.source
         finding.check_same_model(speaker, options.bundle, model, owner)
     if not exists:
-        split = speaker.vocabulary.split_characters
-        about = (speaker.fingerprint, speaker.dimensions, split)
-        collection.begin(options.index, options.source, *about)
+        _begin(options, speaker)
     table = collection.open_collection(options.index).pictures
     known, ids = set(table["sha256"]), set(table["image_id"])
-    added, again, batch, rows = 0, 0, [], []
+    counts = Counter(added=0, again=0, failed=int(failed))
+    batch, rows = [], []
     bar = tqdm(paths, "pictures", unit="picture", disable=None)
     for path in bar:
         try:
             data = path.read_bytes()
             sha256 = hashlib.sha256(data).hexdigest()
             if sha256 in known:
-                again += 1
+                counts["again"] += 1
                 continue
             if str(path) in ids:
-                raise CaptionerError(
-                    "another picture of this name is in the index; remove it first"
-                )
+                raise CaptionerError(TAKEN)
             row = _prepared(speaker, data)
         except (CaptionerError, OSError) as error:
             complain(f"{path}: {getattr(error, 'strerror', None) or error}")
-            failed = True
+            counts["failed"] += 1
             continue
         known.add(sha256)
         ids.add(str(path))
@@ -122,13 +124,14 @@ def add(options: argparse.Namespace) -> int:
             rows += _embedded(speaker, batch)
             batch = []
         if len(rows) >= PART:
-            added += _write(options.index, rows)
+            counts += _write(options.index, rows)
             rows = []
     rows += _embedded(speaker, batch)
     if rows:
-        added += _write(options.index, rows)
-    print(f"{pictures(added)} added, {pictures(again)} already there: {options.index}")
-    return 1 if failed else 0
+        counts += _write(options.index, rows)
+    added, again = pictures(counts["added"]), pictures(counts["again"])
+    print(f"{added} added, {again} already there: {options.index}")
+    return 1 if counts["failed"] else 0
 
 
 def remove(options: argparse.Namespace) -> int:
@@ -136,11 +139,15 @@ def remove(options: argparse.Namespace) -> int:
     from captioner import collection
 
     _refuse_the_pipelines(options.index)
-    there = set(collection.open_collection(options.index).pictures["image_id"])
-    missing = [image_id for image_id in options.image_ids if image_id not in there]
-    if len(missing) == len(options.image_ids):
-        raise CaptionerError(f"{options.index}: no such picture; `captioner index list` names them")
-    collection.remove(options.index, options.image_ids)
+    collection.read_manifest(options.index)  # without one there is nothing to lock
+    with collection.locked(options.index, complain):
+        there = set(collection.open_collection(options.index).pictures["image_id"])
+        missing = [image_id for image_id in options.image_ids if image_id not in there]
+        if len(missing) == len(options.image_ids):
+            raise CaptionerError(
+                f"{options.index}: no such picture; `captioner index list` names them"
+            )
+        collection.remove(options.index, options.image_ids)
     for image_id in missing:
         complain(f"{image_id}: no such picture in {options.index}")
     return 1 if missing else 0
@@ -201,12 +208,38 @@ def _embedded(speaker: "Captioner", batch: list[dict]) -> list[dict]:
     ]
 
 
-def _write(index: Path, rows: list[dict]) -> int:
+def _begin(options: argparse.Namespace, speaker: "Captioner") -> None:
+    """A new collection, unless another process has begun it meanwhile."""
+    from captioner import collection
+
+    try:
+        split = speaker.vocabulary.split_characters
+        about = (speaker.fingerprint, speaker.dimensions, split)
+        collection.begin(options.index, options.source, *about)
+    except CaptionerError:
+        if options.source or not (options.index / collection.MANIFEST).exists():
+            raise
+        model = collection.read_manifest(options.index)["model"]
+        finding.check_same_model(speaker, options.bundle, model, options.index)
+
+
+def _write(index: Path, rows: list[dict]) -> Counter[str]:
+    """Add what other processes have not added since; how many were added, there, refused."""
     import numpy as np
 
     from captioner import collection
 
-    meaning, looks = (np.stack([row[name] for row in rows]) for name in ("meaning", "looks"))
-    columns = {name: [row[name] for row in rows] for name in collection.COLUMNS}
-    collection.add_part(index, columns, meaning, looks)
-    return len(rows)
+    with collection.locked(index, complain):
+        there = collection.known(index)
+        new = [row for row in rows if row["sha256"] not in there["sha256"]]
+        taken = [row for row in new if row["image_id"] in there["image_id"]]
+        left = [row for row in new if row["image_id"] not in there["image_id"]]
+        if left:
+            meaning, looks = (
+                np.stack([row[name] for row in left]) for name in ("meaning", "looks")
+            )
+            columns = {name: [row[name] for row in left] for name in collection.COLUMNS}
+            collection.add_part(index, columns, meaning, looks)
+    for row in taken:
+        complain(f"{row['image_id']}: {TAKEN}")
+    return Counter(added=len(left), again=len(rows) - len(new), failed=len(taken))

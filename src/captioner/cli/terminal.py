@@ -1,12 +1,22 @@
 """What the commands say on the terminal: one line each, whatever the names in it hold."""
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 
 def complain(text: str) -> None:
-    """One line on stderr."""
-    print(f"captioner: {printable(text)}", file=sys.stderr)
+    """One line on stderr; where that cannot be written to, the exit code has to do."""
+    try:
+        print(f"captioner: {printable(text)}", file=sys.stderr, flush=True)
+    except OSError:
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream that cannot be written to lead nowhere: at exit, Python tries again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def printable(text: str) -> str:
@@ -16,7 +26,7 @@ def printable(text: str) -> str:
     would command the terminal. They are shown as in Python: \n, \x1b.
     """
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 

@@ -41,6 +41,7 @@ INDEX = (
 )
 FIRST = 5  # names or words that stand for many in the report
 FILES = ("report.json", "rejected.csv", "leaks.csv", "duplicates.csv", "contact_sheet.png")
+MARK = ("report.json", b'"captions_per_picture"')
 
 
 def inspect(
@@ -58,7 +59,7 @@ def inspect(
 
     Args:
         pictures: as a data set yields them: all of train, of val, of test.
-        folder: takes the place of an older one.
+        folder: takes the place of an older report, and of nothing else.
         preprocess, tokenize, glove: the sections of params.yaml.
         archive: of the published word vectors, or None where there is none to read.
         label: the fact that is to be learnt as the picture's class, or None.
@@ -72,7 +73,7 @@ def inspect(
         CaptionerError: the data set cannot be read at all.
     """
     formats: Counter[str] = Counter()
-    with atomic_folder(folder) as temporary:
+    with atomic_folder(folder, FILES, MARK) as temporary:
         images = temporary / "images"
         captions, rejected, counts = write_shards(
             counted(pictures, formats),
