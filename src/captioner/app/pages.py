@@ -28,6 +28,8 @@ TOP = 12  # results of a query
 SOME = 6  # pictures of the collection that are offered to begin with
 SESSIONS = 200  # whose state is kept, a picture each
 KEPT = (300, 3600)  # seconds: how often uploads are cleared away, and at which age
+# An event with a picture gets where it lies: Gradio would open it with every reader of Pillow's.
+UNDECODED = {"preprocess": False}
 
 
 def mount(
@@ -37,7 +39,7 @@ def mount(
     missing: str,
     about: Callable[[], str],
     feedback: Feedback | None,
-) -> None:
+) -> gr.Blocks:
     """Build the pages and put them at / of an application; see `server.build`."""
     with gr.Blocks(title="captioner", analytics_enabled=False, delete_cache=KEPT) as pages:
         gr.HTML("<h1>captioner</h1>", elem_id="title")
@@ -67,6 +69,7 @@ def mount(
         css=(HERE / "app.css").read_text(encoding="utf-8"),
         head='<link rel="icon" href="data:,">',
     )
+    return pages
 
 
 def _tabs(
@@ -172,11 +175,11 @@ def _caption_page(engine: Engine, pictures: Pictures | None, feedback: Feedback 
 
         some.click(example, outputs=picture, api_visibility="private", show_progress="hidden")
 
-    def look(path: str | None):
-        if path is None:
+    def look(file: dict | None):
+        if file is None:
             return None, views.notice("Upload a picture, paste one, or take a snapshot."), ""
         try:
-            return engine.read(Path(path).read_bytes()), "", ""
+            return engine.read(Path(file["path"]).read_bytes()), "", ""
         except (CaptionerError, OSError) as error:
             return None, views.notice(str(error)), ""
 
@@ -213,7 +216,7 @@ def _caption_page(engine: Engine, pictures: Pictures | None, feedback: Feedback 
     controls = [number, way, beam, length, top_p, seed]
     quiet = {"api_visibility": "private", "trigger_mode": "always_last"}
     shown = [said, captions, looked]
-    picture.change(look, picture, [seen, captions, looked], **quiet).then(
+    picture.change(look, picture, [seen, captions, looked], **UNDECODED, **quiet).then(
         tell, [seen, *controls], shown, **quiet
     ).then(alt, said, picture, show_progress="hidden", **quiet)
     for control in controls:
@@ -297,11 +300,11 @@ def _similar_page(engine: Engine, pictures: Pictures) -> Callable[[gr.HTML, gr.T
         found = recommend.query_of(engine.collection, image_id)
         return found, views.query(found.caption, f"pictures/{row}.jpg"), show(found, blend)
 
-    def from_file(path: str | None, blend: float):
-        if path is None:
+    def from_file(file: dict | None, blend: float):
+        if file is None:
             return gr.skip(), gr.skip(), gr.skip()
         try:
-            seen = engine.read(Path(path).read_bytes())
+            seen = engine.read(Path(file["path"]).read_bytes())
             found = engine.query(seen)
         except (CaptionerError, OSError) as error:
             return None, views.notice(str(error)), gr.skip()
@@ -314,7 +317,7 @@ def _similar_page(engine: Engine, pictures: Pictures) -> Callable[[gr.HTML, gr.T
     quiet = {"api_visibility": "private", "trigger_mode": "always_last"}
     all_of_it = [query, current, results]
     results.click(from_row, blend, all_of_it, show_progress="hidden", **quiet)
-    upload.change(from_file, [upload, blend], all_of_it, **quiet)
+    upload.change(from_file, [upload, blend], all_of_it, **UNDECODED, **quiet)
     blend.change(show, [query, blend], results, show_progress="hidden", **quiet)
     others.click(begin, outputs=all_of_it, show_progress="hidden", **quiet)
 
@@ -336,6 +339,7 @@ def _search_page(engine: Engine) -> gr.HTML:
     )
     read = gr.HTML(elem_id="read")
     results = _clickable("", "found")
+    words_of = engine.captioner.vocabulary.words_of
 
     def search(text: str):
         if not text.strip():
@@ -345,10 +349,12 @@ def _search_page(engine: Engine) -> gr.HTML:
         except CaptionerError as error:
             return views.notice(str(error)), ""
         if not found:
-            return views.sentence(text, unknown) + views.notice(
+            return views.sentence(words_of(text), unknown) + views.notice(
                 "None of these words is known: try words of the training captions."
             ), ""
-        return views.sentence(text, unknown), _results(engine, found, "pictures for the sentence")
+        return views.sentence(words_of(text), unknown), _results(
+            engine, found, "pictures for the sentence"
+        )
 
     quiet = {"api_visibility": "private", "trigger_mode": "always_last"}
     sentence.input(search, sentence, [read, results], show_progress="hidden", **quiet)
