@@ -146,6 +146,8 @@ def _number(value: object, control: gr.Slider | gr.Number, host: str) -> float:
         raise _wrong("a number expected")
     if not control.minimum <= value <= control.maximum:
         raise _wrong(f"a number from {control.minimum} to {control.maximum} expected")
+    if value == control.value:  # what the page began with may lie between two steps
+        return value
     steps = round((value - control.minimum) / control.step)
     value = min(round(control.minimum + steps * control.step, 6), control.maximum)
     return int(value) if float(control.step).is_integer() else value

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from captioner.app.bodies import Bodies, Refused, json_of
 from captioner.app.events import FILE, Events
@@ -38,6 +38,7 @@ GET = re.compile(
 POST = re.compile(r"/api/(caption|similar)|/gradio_api/(queue/join|upload|cancel|reset)")
 # Whose answers depend on what follows the question mark; of others it is left out.
 ASKED = re.compile(r"/api/(caption|similar|search)|/gradio_api/queue/data")
+SESSION = re.compile(rb"session_hash=([A-Za-z0-9_-]{1,64})")
 # Once a request, or programs differ in which one counts.
 SINGLE = {b"host", b"origin", b"authorization", b"content-type", b"content-length"}
 LEFT_OUT = {b"range", b"if-range"}  # nothing here is so large, and Gradio fails on odd ones
@@ -47,7 +48,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
-SCRIPT = re.compile(rb"<script(?: [^>]*)?>(.+?)</script>", re.DOTALL)
+SCRIPT = re.compile(rb"<script(?: [^>]*)?>(.*?)</script>", re.DOTALL)
 LOCAL = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -57,7 +58,9 @@ def policy(scripts: list[bytes]) -> str:
     Args:
         scripts: that stand in the page itself; no others run but those in the server's files.
     """
-    hashes = [base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts]
+    hashes = [
+        base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts if script
+    ]
     allowed = "".join(f" 'sha256-{one}'" for one in hashes)
     return (
         # unsafe-eval: Gradio's component HTML compiles its template and `js_on_load` in the
@@ -135,8 +138,8 @@ class Guard:
         if path.startswith(FILE):
             self.events.uploaded(path.removeprefix(FILE))  # decoded by the server
         if path == ANSWERS:
-            asked = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=100)
-            if not self.events.waits(asked.get("session_hash", [""])[0]):
+            session = SESSION.fullmatch(scope["query_string"])
+            if not session or not self.events.waits(session[1].decode()):
                 raise Refused(404, "There is no such session.")
         return headers
 

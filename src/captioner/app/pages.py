@@ -14,7 +14,7 @@ import numpy as np
 
 from captioner import CaptionerError, recommend
 from captioner.app import views
-from captioner.app.engine import ALTERNATIVES, Engine, Seen, Wish
+from captioner.app.engine import ALTERNATIVES, BEAM, Engine, Seen, Wish
 from captioner.app.feedback import Feedback
 from captioner.app.pictures import Pictures
 from captioner.bundle import Caption
@@ -128,8 +128,8 @@ def _caption_page(engine: Engine, pictures: Pictures | None, feedback: Feedback 
                 way = gr.Radio(["search", "draw at random"], value="search", label="Way")
                 beam = gr.Slider(
                     1,
-                    10,
-                    min(10, decoding.beam_width),
+                    BEAM,
+                    min(BEAM, decoding.beam_width),
                     step=1,
                     label="Beam width",
                     info="sentences kept at each word; a new width takes some seconds at first",
@@ -186,14 +186,12 @@ def _caption_page(engine: Engine, pictures: Pictures | None, feedback: Feedback 
     def tell(seen: Seen | None, number, way, beam, length, top_p, seed):
         if seen is None:
             return [], gr.skip(), ""
-        drawn = way != "search"
-        wish = Wish(
-            int(number),
-            None if drawn else int(beam),
-            None if drawn else float(length),
-            float(top_p) if drawn else None,
-            int(seed or 0),
-        )
+        if way == "search":  # None: exactly as the bundle was evaluated, whatever the step
+            width = None if beam == decoding.beam_width else beam
+            penalty = None if length == decoding.length_penalty else length
+            wish = Wish(number, width, penalty)
+        else:
+            wish = Wish(number, top_p=top_p, seed=seed or 0)
         try:
             found = engine.captions(seen.pixels, wish).result()
         except CaptionerError as error:

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 
 from captioner import CaptionerError
 from captioner.app.bodies import Refused, form_parts
-from captioner.app.engine import ALTERNATIVES, Engine, Wish
+from captioner.app.engine import ALTERNATIVES, BEAM, Engine, Wish
 from captioner.app.feedback import Feedback
 from captioner.app.guard import LOCAL, UPLOAD, Guard
 from captioner.app.login import Login
@@ -92,7 +92,7 @@ def build(
     async def caption(
         request: Request,
         number: Annotated[int, Query(ge=1, le=ALTERNATIVES)] = 1,
-        beam: Annotated[int | None, Query(ge=1, le=10)] = None,
+        beam: Annotated[int | None, Query(ge=1, le=BEAM)] = None,
         length: Annotated[float | None, Query(ge=0, le=2)] = None,
         top_p: Annotated[float | None, Query(ge=0.01, le=1)] = None,
         seed: Annotated[int, Query(ge=0, lt=2**31)] = 0,
