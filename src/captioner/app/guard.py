@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from captioner.app.bodies import Bodies, Refused, json_of
 from captioner.app.events import FILE, Events
 from captioner.app.login import Login
+from captioner.app.scripts import PLACE, TAG
 from captioner.app.shares import Shares, client_of
 from captioner.serving import QUEUE
 from captioner.uploads import BYTES
@@ -29,7 +30,7 @@ INSIDE, HELD = 4 * QUEUE, 400_000_000
 HEADERS_MOST = 100  # of a request
 
 GET = re.compile(
-    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|health)"
+    r"/|/(scripts\.js|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|health)"
     r"|/(static|assets)/[\w./-]{1,200}"
     r"|/gradio_api/(queue/data|heartbeat/[\w-]{1,64}|upload_progress|startup-events)"
     r"|/gradio_api/file=.+|/pictures/\d{1,9}\.jpg|/api/(map\.json|map\.jpg|search)",
@@ -63,9 +64,7 @@ def policy(scripts: list[bytes]) -> str:
     ]
     allowed = "".join(f" 'sha256-{one}'" for one in hashes)
     return (
-        # unsafe-eval: Gradio's component HTML compiles its template and `js_on_load` in the
-        # browser, and all pages here are made of it.
-        f"default-src 'self'; script-src 'self' 'unsafe-eval'{allowed}; "
+        f"default-src 'self'; script-src 'self'{allowed}; "
         "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
         "media-src 'self' blob: mediastream:; font-src 'self' data:; connect-src 'self'; "
         "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
@@ -169,7 +168,7 @@ class _Answer:
 
 
 class _Page(_Answer):
-    """`send` of the page itself, whose own scripts are allowed once all of it is there."""
+    """`send` of the page itself: the scripts in it are allowed, and one is put before them."""
 
     def __init__(self, send):
         super().__init__(send)
@@ -181,8 +180,12 @@ class _Page(_Answer):
             return
         self._body += message.get("body", b"")
         if not message.get("more_body"):
-            await self._send(_with_headers(self._start, SCRIPT.findall(self._body)))
-            await self._send({"type": "http.response.body", "body": self._body})
+            body = self._body.replace(PLACE, PLACE + TAG, 1)
+            kept = [pair for pair in self._start["headers"] if pair[0] != b"content-length"]
+            length = (b"content-length", str(len(body)).encode())
+            start = self._start | {"headers": [*kept, length] if body else kept}
+            await self._send(_with_headers(start, SCRIPT.findall(body)))
+            await self._send({"type": "http.response.body", "body": body})
 
 
 def _with_headers(message, scripts: list[bytes]):

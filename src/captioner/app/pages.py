@@ -17,13 +17,11 @@ from captioner.app import views
 from captioner.app.engine import ALTERNATIVES, BEAM, Engine, Seen, Wish
 from captioner.app.feedback import Feedback
 from captioner.app.pictures import Pictures
+from captioner.app.scripts import CLICK, LIVE, MAP
 from captioner.bundle import Caption
 from captioner.raster import decode
 
 HERE = Path(__file__).parent
-CLICK, LIVE, MAP = (
-    (HERE / name).read_text(encoding="utf-8") for name in ("click.js", "live.js", "map.js")
-)
 TOP = 12  # results of a query
 SOME = 6  # pictures of the collection that are offered to begin with
 SESSIONS = 200  # whose state is kept, a picture each

@@ -26,6 +26,7 @@ from captioner.app.guard import LOCAL, UPLOAD, Guard
 from captioner.app.login import Login
 from captioner.app.pictures import Pictures
 from captioner.app.protocol import Protocol
+from captioner.app.scripts import scripts
 from captioner.app.uploads import Uploads
 from captioner.raster import PictureError
 from captioner.recommend import BLEND
@@ -160,6 +161,10 @@ def build(
     @app.get("/gradio_api/upload_progress")
     async def progress() -> Response:
         return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+
+    @app.get("/scripts.js")
+    async def own_scripts() -> Response:
+        return Response(scripts(), media_type="text/javascript")
 
     pages = mount(app, engine, pictures, missing, about, feedback)
     gate = None if login is None else Login(*login)
