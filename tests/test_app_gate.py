@@ -533,7 +533,7 @@ def test_the_model_compiles_only_a_few_graphs(tmp_path):
     shares = np.linspace(0.01, 1, 100).tolist()
     for share in shares:
         ask(top_p=share)
-    assert 1 <= compiled() <= 20
+    assert 1 <= compiled() <= 25  # a grid of 20 shares, and what else there is
     ask(number=2)
     before = compiled()
     for number, share in enumerate(shares):
