@@ -21,6 +21,7 @@ if CHROMIUM is None:
     pytest.skip("no Chromium here (Debian: apt-get install chromium)", allow_module_level=True)
 
 SECONDS = 60_000  # milliseconds that anything may take here
+sync_api.expect.set_options(timeout=SECONDS)
 FAKE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 # Text whose contrast with what is behind it is below WCAG 2.2's AA (1.4.3), with its ratio.
 FAINT = """() => {
@@ -178,8 +179,8 @@ def test_search_as_one_types(opened):
     page.locator("#sentence textarea").press_sequentially("a red zebra")
     sync_api.expect(page.locator(".sentence s")).to_have_text("zebra")
     page.locator("#found button").first.wait_for()
-    for img in page.locator("#found img").all():
-        assert img.get_attribute("alt")
+    alts = [img.get_attribute("alt") for img in page.locator("#found img").all()]
+    assert len(alts) == 12 and all(alts)
     # A caption with markup in it is text, and nothing else.
     sync_api.expect(page.locator("#found").get_by_text(MARKUP, exact=True)).to_have_count(1)
     assert page.locator("#found [onerror]").count() == 0
@@ -264,6 +265,44 @@ def test_live_captions_of_the_webcam(opened):
     sync_api.expect(rate).to_have_text(re.compile(r"^[\d.]+ captions a second$"))
     page.get_by_role("button", name="Stop").click()
     sync_api.expect(page.locator("#live video")).to_be_hidden()
+
+
+def test_live_captions_wait_where_the_server_is_busy(opened):
+    """Whoever says 503 may say it in words, not in JSON."""
+    page = opened(expected="status of 50", permissions=["camera"])
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            busy = {"status": 503, "headers": {"Retry-After": "0.1"}, "body": "Too many at once."}
+            return route.fulfill(**busy)
+        return route.fulfill(status=507, body="<p>no room</p>")
+
+    page.route("**/api/caption", answer)
+    page.get_by_text("Live from the webcam").click()
+    page.get_by_role("button", name="Start the webcam").click()
+    sync_api.expect(page.locator("#live .rate")).to_have_text("Stopped: <p>no room</p>")
+    assert len(asked) == 2
+
+
+def test_no_text_is_compiled_to_a_program(opened):
+    """Neither by the page's own `Function` nor by the browser's; its evaluate is not asked."""
+    page = opened(expected="unsafe-eval")
+    page.evaluate(
+        """() => {
+          window.names = [];
+          const script = document.createElement('button');
+          script.onclick = () => {
+            for (const make of [Function, (async () => {}).constructor, eval]) {
+              try { make('return 1'); names.push('compiled'); } catch (e) { names.push(e.name); }
+            }
+          };
+          setTimeout(() => script.click(), 0);
+        }"""
+    )
+    page.wait_for_function("window.names.length === 3")
+    assert page.evaluate("window.names") == ["EvalError"] * 3
 
 
 def test_about_says_what_is_known(opened):

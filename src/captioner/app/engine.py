@@ -25,6 +25,8 @@ DECODERS = 2  # pictures decoded at a time: a large one takes 250 MB on the way
 REMEMBERED = 64  # prepared pictures: most are asked about more than once
 BATCH = 32  # pictures a call of the model
 ALTERNATIVES = 5  # different captions at most
+BEAM = 10  # hypotheses at most
+STEP = 0.05  # between values of the length penalty and of top-p
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,14 @@ class Wish:
 
     Attributes:
         number: of different captions, 1 to `ALTERNATIVES`.
-        beam_width: hypotheses kept; None as the bundle was evaluated.
-        length_penalty: the larger, the longer the captions; None likewise.
-        top_p: draw at random from this share of the probability instead of searching, if not None.
-        seed: of the draw.
+        beam_width: hypotheses kept, 1 to `BEAM`; None as the bundle was evaluated.
+        length_penalty: the larger, the longer the captions, 0 to 2; None likewise.
+        top_p: draw at random from this share of the probability instead of searching, if not None;
+            above 0, to 1.
+        seed: of the draw, 0 to 2**31 - 1.
+
+    Raises:
+        ValueError: one of them is out of its range, or no number.
     """
 
     number: int = 1
@@ -44,6 +50,24 @@ class Wish:
     length_penalty: float | None = None
     top_p: float | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "number": (1, ALTERNATIVES),
+            "beam_width": (1, BEAM),
+            "length_penalty": (0, 2),
+            "top_p": (1e-9, 1),
+            "seed": (0, 2**31 - 1),
+        }
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:  # nor is NaN
+                raise ValueError(f"{name}: {value}, expected a number from {least} to {most}")
+        # Requests with equal settings share a batch, and some settings are compiled.
+        for name, least in (("length_penalty", 0), ("top_p", STEP)):
+            if (value := getattr(self, name)) is not None:
+                rounded = max(least, round(round(value / STEP) * STEP, 6))
+                object.__setattr__(self, name, rounded)
 
 
 @dataclass(frozen=True)

@@ -1,65 +1,75 @@
 """Who may ask what: the gate that every request passes before anything else sees it.
 
 Gradio serves more than this app uses (a proxy, stored runs, a route that reads files ...): what is
-not on the list here is not there. Bodies are counted as they arrive, and pictures are looked at
-before anything of them touches the disk.
+not on the list here is not there, and of what is there, only what is needed goes on.
 """
 
-import asyncio
 import base64
-import binascii
-import hmac
+import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from python_multipart.multipart import MultipartParser, parse_options_header
-
-from captioner.raster import PictureError
+from captioner.app.bodies import Bodies, Refused, json_of
+from captioner.app.events import FILE, Events
+from captioner.app.login import Login
+from captioner.app.scripts import PLACE, TAG
+from captioner.app.shares import Shares, client_of
 from captioner.serving import QUEUE
 from captioner.uploads import BYTES
 
-UPLOAD = "/gradio_api/upload"
+UPLOAD, JOIN = "/gradio_api/upload", "/gradio_api/queue/join"
+ANSWERS = "/gradio_api/queue/data"
 PICTURES = (UPLOAD, "/api/caption", "/api/similar")  # whose bodies hold a picture
-LARGEST = dict.fromkeys(PICTURES, BYTES + 100000)  # bytes of a body, with what wraps it
-OTHERS = 2_000_000  # bytes of any other body
-DRAINED = 2**30  # bytes read of what is too large, so that the sender hears why
-SECONDS = 60  # that a body may take to arrive
+LARGEST = dict.fromkeys(PICTURES, BYTES + 100_000)  # bytes of a body, with what wraps it
+OTHERS = 100_000  # bytes of any other body
 # Requests with a body, and bytes of them, at a time: more than the queue, which knows when to come
-# back.
-INSIDE, HELD = 2 * QUEUE, 400_000_000
+# back, also from one client, who gets half of it.
+INSIDE, HELD = 4 * QUEUE, 400_000_000
+HEADERS_MOST = 100  # of a request
 
 GET = re.compile(
-    r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|health)|/(static|assets)/.+"
-    r"|/gradio_api/(queue/data|heartbeat/[\w-]+|upload_progress|startup-events)"
-    r"|/gradio_api/file=.+|/pictures/\d+\.jpg|/api/(map\.json|map\.jpg|search)"
+    r"/|/(scripts\.js|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|health)"
+    r"|/(static|assets)/[\w./-]{1,200}"
+    r"|/gradio_api/(queue/data|heartbeat/[\w-]{1,64}|upload_progress|startup-events)"
+    r"|/gradio_api/file=.+|/pictures/\d{1,9}\.jpg|/api/(map\.json|map\.jpg|search)",
+    re.ASCII,
 )
 POST = re.compile(r"/api/(caption|similar)|/gradio_api/(queue/join|upload|cancel|reset)")
+# Whose answers depend on what follows the question mark; of others it is left out.
+ASKED = re.compile(r"/api/(caption|similar|search)|/gradio_api/queue/data")
+SESSION = re.compile(rb"session_hash=([A-Za-z0-9_-]{1,64})")
+# Once a request, or programs differ in which one counts.
+SINGLE = {b"host", b"origin", b"authorization", b"content-type", b"content-length"}
+LEFT_OUT = {b"range", b"if-range"}  # nothing here is so large, and Gradio fails on odd ones
+
 HEADERS = {
-    # What a caption or a file name could smuggle in has nowhere to go. Gradio's templates are
-    # compiled in the browser, hence unsafe-eval.
-    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' "
-    "'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-    "media-src 'self' blob: mediastream:; font-src 'self' data:; connect-src 'self'; "
-    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
-    "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
 }
+SCRIPT = re.compile(rb"<script(?: [^>]*)?>(.*?)</script>", re.DOTALL)
 LOCAL = {"127.0.0.1", "localhost", "::1"}
-STATUS = {"picture too large": 413, "no picture": 415, "no single picture": 415}
 
 
-def status_of(error: PictureError) -> int:
-    """The HTTP status that says why a picture was refused."""
-    return STATUS.get(error.reason, 422)
+def policy(scripts: list[bytes]) -> str:
+    """The content security policy of an answer: what a caption smuggles in has nowhere to go.
 
-
-class _Refused(Exception):
-    def __init__(self, status: int, text: str, **headers: str):
-        self.status, self.text, self.headers = status, text, headers
+    Args:
+        scripts: that stand in the page itself; no others run but those in the server's files.
+    """
+    hashes = [
+        base64.b64encode(hashlib.sha256(script).digest()).decode() for script in scripts if script
+    ]
+    allowed = "".join(f" 'sha256-{one}'" for one in hashes)
+    return (
+        f"default-src 'self'; script-src 'self'{allowed}; "
+        "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+        "media-src 'self' blob: mediastream:; font-src 'self' data:; connect-src 'self'; "
+        "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    )
 
 
 class Guard:
@@ -67,24 +77,15 @@ class Guard:
 
     Args:
         app: what it guards.
-        uploads: the folder that Gradio keeps uploads in, the only one that files are read from.
-        read: takes the bytes of a picture, in a thread; PictureError refuses it.
+        events: of the pages in it.
         local: whether the server listens on this machine alone; then only its own names are
             answered, or a page elsewhere could reach it through a name of its own (DNS rebinding).
-        login: user and password, or None.
+        login: the gate of those who have a password, or None.
     """
 
-    def __init__(
-        self,
-        app: Callable,
-        uploads: Path,
-        read: Callable[[bytes], object],
-        local: bool,
-        login: tuple[str, str] | None,
-    ):
-        self.app, self.uploads, self.read = app, uploads.resolve(), read
-        self.local, self.login = local, login
-        self._inside = self._held = 0
+    def __init__(self, app: Callable, events: Events, local: bool, login: Login | None):
+        self.app, self.events, self.local, self.login = app, events, local, login
+        self.bodies = Bodies(Shares(INSIDE), Shares(HELD))
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "lifespan":
@@ -92,88 +93,107 @@ class Guard:
             return
         if scope["type"] != "http":
             return  # the app has no web sockets
-        headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
         path = scope["path"].rstrip("/") or "/"
-
-        async def send_guarded(message) -> None:
-            if message["type"] == "http.response.start":
-                more = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = message | {"headers": [*message["headers"], *more]}
-            await send(message)
-
+        client = client_of(scope["client"][0] if scope.get("client") else "")
         try:
-            self._admit(scope["method"], path, headers)
+            headers = self._admit(scope, path, client)
+            scope = scope | {
+                "headers": [pair for pair in scope["headers"] if pair[0] not in LEFT_OUT],
+                "query_string": scope["query_string"] if ASKED.fullmatch(path) else b"",
+            }
+            answer = _Page(send) if path == "/" else _Answer(send)
             if scope["method"] != "POST":
-                await self.app(scope, receive, send_guarded)
+                await self.app(scope, receive, answer)
                 return
-            size = _promised(headers)
             limit = LARGEST.get(path, OTHERS)
-            if self._inside >= INSIDE or self._held + min(size, limit) > HELD:
-                limit = -1
-            held = min(size, max(limit, 0))
-            self._inside, self._held = self._inside + 1, self._held + held
+            body = await self.bodies.read(receive, client, _promised(headers), limit)
             try:
-                body = await _body(size, receive, limit)
-                if path == UPLOAD:
-                    await self._look_at(body, headers)
-                elif path not in PICTURES:
-                    self._look_through(body)
-                await self.app(scope, _again(body, receive), send_guarded)
+                if path not in PICTURES:
+                    data = self._event(path, bytes(body.data), headers)
+                    body.data[:], scope = data, _with_json(scope, len(data))
+                await self.app(scope, _again(bytes(body.data), receive), answer)
             finally:
-                self._inside, self._held = self._inside - 1, self._held - held
-        except _Refused as refused:
-            await _answer(send, refused)
+                body.close()
+        except Refused as refused:
+            await _refuse(send, refused)
 
-    def _admit(self, method: str, path: str, headers: dict[str, str]) -> None:
-        host = headers.get("host", "")
+    def _admit(self, scope, path: str, client: str) -> dict[str, str]:
+        """The headers of a request that may be answered."""
+        names = [name for name, _ in scope["headers"]]
+        if len(names) > HEADERS_MOST or any(names.count(name) > 1 for name in SINGLE):
+            raise Refused(431, "Too many headers, or one twice.", connection="close")
+        headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
+        method, host = scope["method"], headers.get("host", "")
         if self.local and _name(f"//{host}") not in LOCAL:
-            raise _Refused(403, "This server answers to the names of its own machine alone.")
+            raise Refused(403, "This server answers to the names of its own machine alone.")
         origin = headers.get("origin")
-        if origin and method != "GET" and urlsplit(origin).netloc != host:
-            raise _Refused(403, "This request comes from another site's page.")
-        if self.login and not _knows(headers.get("authorization", ""), self.login):
-            raise _Refused(
-                401,
-                "User and password, please.",
-                **{"www-authenticate": 'Basic realm="captioner", charset="UTF-8"'},
-            )
+        if origin and method != "GET" and _place(origin) != host:
+            raise Refused(403, "This request comes from another site's page.")
+        if self.login:
+            self.login.check(client, headers.get("authorization"))
         allowed = {"GET": GET, "HEAD": GET, "POST": POST}.get(method)
         if allowed is None or not allowed.fullmatch(path):
-            raise _Refused(404, "There is nothing here.")
-        if path.startswith("/gradio_api/file="):
-            self._check_path(path.partition("=")[2])  # decoded by the server
+            raise Refused(404, "There is nothing here.")
+        if path.startswith(FILE):
+            self.events.uploaded(path.removeprefix(FILE))  # decoded by the server
+        if path == ANSWERS:
+            session = SESSION.fullmatch(scope["query_string"])
+            if not session or not self.events.waits(session[1].decode()):
+                raise Refused(404, "There is no such session.")
+        return headers
 
-    def _check_path(self, path: object) -> None:
-        if not isinstance(path, str) or "\0" in path or not Path(path).is_absolute():
-            raise _Refused(403, "Files of the server are not for reading.")
-        if not Path(path).resolve().is_relative_to(self.uploads):
-            raise _Refused(403, "Files of the server are not for reading.")
+    def _event(self, path: str, data: bytes, headers: dict[str, str]) -> bytes:
+        """The body of an event as Gradio may see it."""
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise Refused(415, "This is no JSON.")
+        body = json_of(data)
+        if path == JOIN:
+            body = self.events.join(body, headers.get("host", ""))
+        elif path.endswith("cancel"):
+            body = self.events.cancel(body)
+        else:
+            body = self.events.reset(body)
+        return json.dumps(body).encode()
 
-    def _look_through(self, body: bytes) -> None:
-        """Whatever an event calls a file has to be one that was uploaded: where Gradio is mounted
-        in another application, it would take any file that the server can read."""
-        try:
-            waiting = [json.loads(body or b"null")]
-        except (ValueError, RecursionError):
-            raise _Refused(400, "This is no JSON.") from None
-        while waiting:
-            value = waiting.pop()
-            if isinstance(value, dict):
-                if value.get("path") is not None:
-                    self._check_path(value["path"])
-                if value.get("url") is not None and "path" not in value:
-                    raise _Refused(403, "Files are uploaded, not fetched.")
-                waiting += value.values()
-            elif isinstance(value, list):
-                waiting += value
 
-    async def _look_at(self, body: bytes, headers: dict[str, str]) -> None:
-        """Every file of an upload has to be a picture."""
-        for data in _parts(body, headers.get("content-type", "")):
-            try:
-                await asyncio.to_thread(self.read, data)
-            except PictureError as error:
-                raise _Refused(status_of(error), _sentence(str(error))) from None
+class _Answer:
+    """`send` with the headers of every answer."""
+
+    def __init__(self, send):
+        self._send = send
+
+    async def __call__(self, message) -> None:
+        await self._send(_with_headers(message, []))
+
+
+class _Page(_Answer):
+    """`send` of the page itself: the scripts in it are allowed, and one is put before them."""
+
+    def __init__(self, send):
+        super().__init__(send)
+        self._start, self._body = None, b""
+
+    async def __call__(self, message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        self._body += message.get("body", b"")
+        if not message.get("more_body"):
+            body = self._body.replace(PLACE, PLACE + TAG, 1)
+            kept = [pair for pair in self._start["headers"] if pair[0] != b"content-length"]
+            length = (b"content-length", str(len(body)).encode())
+            start = self._start | {"headers": [*kept, length] if body else kept}
+            await self._send(_with_headers(start, SCRIPT.findall(body)))
+            await self._send({"type": "http.response.body", "body": body})
+
+
+def _with_headers(message, scripts: list[bytes]):
+    if message["type"] != "http.response.start":
+        return message
+    more = HEADERS | {"content-security-policy": policy(scripts)}
+    encoded = [(name.encode(), value.encode()) for name, value in more.items()]
+    return message | {"headers": [*message["headers"], *encoded]}
 
 
 def _name(address: str) -> str | None:
@@ -183,72 +203,25 @@ def _name(address: str) -> str | None:
         return None
 
 
-def _knows(authorization: str, login: tuple[str, str]) -> bool:
-    kind, _, secret = authorization.partition(" ")
+def _place(address: str) -> str | None:
     try:
-        given = base64.b64decode(secret, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    expected = ":".join(login).encode()
-    return kind.lower() == "basic" and hmac.compare_digest(given, expected)
+        return urlsplit(address).netloc
+    except ValueError:
+        return None
 
 
-def _promised(headers: dict[str, str]) -> int:
-    """Bytes of the body as its sender says; of one in chunks nobody knows."""
-    text = headers.get("content-length", str(BYTES) if "transfer-encoding" in headers else "0")
-    return int(text) if text.isdecimal() and len(text) < 16 else DRAINED
+def _promised(headers: dict[str, str]) -> int | None:
+    """Bytes of the body as its sender says; h11 has seen to it that it is a number."""
+    length = headers.get("content-length", "")
+    return int(length) if length.isdecimal() else None
 
 
-async def _body(promised: int, receive, limit: int) -> bytes:
-    """The whole body; of one that is too large, or one too many, what comes is thrown away and the
-    sender told."""
-    parts, size, large = [], 0, promised > limit
-    end = asyncio.get_running_loop().time() + SECONDS
-    while True:
-        try:
-            async with asyncio.timeout_at(end):
-                message = await receive()
-        except TimeoutError:
-            raise _Refused(408, "The request took too long to arrive.") from None
-        if message["type"] == "http.disconnect":
-            raise _Refused(400, "The request broke off.")
-        size += len(message.get("body", b""))
-        large |= size > limit
-        if large:
-            parts.clear()
-        else:
-            parts.append(message.get("body", b""))
-        if not message.get("more_body") or size > DRAINED:
-            break
-    if limit < 0:
-        raise _Refused(503, "Too many requests at once; try again.", **{"retry-after": "1"})
-    if large:
-        text = f"Too large: up to {limit // 10**6} MB are taken."
-        raise _Refused(413, text, connection="close")
-    return b"".join(parts)
-
-
-def _parts(body: bytes, content_type: str) -> list[bytes]:
-    """The contents of a multipart form."""
-    kind, options = parse_options_header(content_type)
-    parts: list[bytearray] = []
-    try:
-        if kind != b"multipart/form-data":
-            raise ValueError(kind)
-        parser = MultipartParser(
-            options[b"boundary"],
-            {
-                "on_part_begin": lambda: parts.append(bytearray()),
-                "on_part_data": lambda data, start, end: parts[-1].extend(data[start:end]),
-            },
-        )
-        parser.write(body)
-        parser.finalize()
-    except (ValueError, KeyError):  # MultipartParseError is a ValueError
-        raise _Refused(400, "This is no form with a picture.") from None
-    if not 1 <= len(parts) <= 8:
-        raise _Refused(400, "Send one picture to eight at a time.")
-    return [bytes(part) for part in parts]
+def _with_json(scope, size: int):
+    """The scope of a request whose body was written anew."""
+    old = [pair for pair in scope["headers"] if pair[0] not in SINGLE - {b"host", b"origin"}]
+    old = [pair for pair in old if pair[0] != b"transfer-encoding"]
+    new = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
+    return scope | {"headers": [*old, *new]}
 
 
 def _again(body: bytes, receive) -> Callable[[], Awaitable[dict]]:
@@ -261,14 +234,13 @@ def _again(body: bytes, receive) -> Callable[[], Awaitable[dict]]:
     return once_more
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-
-
-async def _answer(send, refused: _Refused) -> None:
+async def _refuse(send, refused: Refused) -> None:
     body = refused.text.encode()
-    headers = HEADERS | refused.headers
-    headers |= {"content-type": "text/plain; charset=utf-8", "content-length": str(len(body))}
+    headers = refused.headers | {
+        "content-type": "text/plain; charset=utf-8",
+        "content-length": str(len(body)),
+    }
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": refused.status, "headers": encoded})
+    start = {"type": "http.response.start", "status": refused.status, "headers": encoded}
+    await send(_with_headers(start, []))
     await send({"type": "http.response.body", "body": body})

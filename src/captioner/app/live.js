@@ -32,12 +32,17 @@ async function run(mine) {
     }
     const answer = await fetch('api/caption', {method: 'POST', body: await frame()});
     if (stream !== mine) return;
-    const told = await answer.json();
-    if (answer.status === 503) {
-      await new Promise(done => setTimeout(done, 1000 * (answer.headers.get('Retry-After') || 1)));
+    if (answer.status === 503 || answer.status === 429) {  // whose text may be no JSON
+      const seconds = Number(answer.headers.get('Retry-After')) || 1;
+      await new Promise(done => setTimeout(done, 1000 * seconds));
       continue;
     }
-    if (!answer.ok) throw new Error(told.error);
+    const text = await answer.text();
+    let told = {};
+    try { told = JSON.parse(text); } catch { told = {error: text.slice(0, 200)}; }
+    if (!answer.ok || typeof told.caption !== 'string') {
+      throw new Error(told.error || `the server answered ${answer.status}`);
+    }
     if (said.textContent !== told.caption) said.textContent = told.caption;
     const now = performance.now();
     times = [...times.filter(time => now - time < 3000), now];

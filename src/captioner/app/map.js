@@ -71,8 +71,12 @@ async function load() {
   if (asked || !width()) return draw();
   asked = true;
   const answer = await fetch('api/map.json');
-  const told = await answer.json();
-  if (!answer.ok) { hover.textContent = told.error; return; }
+  const text = await answer.text();
+  if (!answer.ok) {  // from the gate it is a sentence, else JSON
+    try { hover.textContent = JSON.parse(text).error; } catch { hover.textContent = text.slice(0, 200); }
+    return;
+  }
+  const told = JSON.parse(text);
   sheet.onload = () => { map = told; draw(); };
   sheet.src = 'api/map.jpg';
 }

@@ -14,20 +14,20 @@ import numpy as np
 
 from captioner import CaptionerError, recommend
 from captioner.app import views
-from captioner.app.engine import ALTERNATIVES, Engine, Seen, Wish
+from captioner.app.engine import ALTERNATIVES, BEAM, Engine, Seen, Wish
 from captioner.app.feedback import Feedback
 from captioner.app.pictures import Pictures
+from captioner.app.scripts import CLICK, LIVE, MAP
 from captioner.bundle import Caption
 from captioner.raster import decode
 
 HERE = Path(__file__).parent
-CLICK, LIVE, MAP = (
-    (HERE / name).read_text(encoding="utf-8") for name in ("click.js", "live.js", "map.js")
-)
 TOP = 12  # results of a query
 SOME = 6  # pictures of the collection that are offered to begin with
 SESSIONS = 200  # whose state is kept, a picture each
 KEPT = (300, 3600)  # seconds: how often uploads are cleared away, and at which age
+# An event with a picture gets where it lies: Gradio would open it with every reader of Pillow's.
+UNDECODED = {"preprocess": False}
 
 
 def mount(
@@ -37,7 +37,7 @@ def mount(
     missing: str,
     about: Callable[[], str],
     feedback: Feedback | None,
-) -> None:
+) -> gr.Blocks:
     """Build the pages and put them at / of an application; see `server.build`."""
     with gr.Blocks(title="captioner", analytics_enabled=False, delete_cache=KEPT) as pages:
         gr.HTML("<h1>captioner</h1>", elem_id="title")
@@ -67,6 +67,7 @@ def mount(
         css=(HERE / "app.css").read_text(encoding="utf-8"),
         head='<link rel="icon" href="data:,">',
     )
+    return pages
 
 
 def _tabs(
@@ -125,8 +126,8 @@ def _caption_page(engine: Engine, pictures: Pictures | None, feedback: Feedback 
                 way = gr.Radio(["search", "draw at random"], value="search", label="Way")
                 beam = gr.Slider(
                     1,
-                    10,
-                    min(10, decoding.beam_width),
+                    BEAM,
+                    min(BEAM, decoding.beam_width),
                     step=1,
                     label="Beam width",
                     info="sentences kept at each word; a new width takes some seconds at first",
@@ -172,25 +173,23 @@ def _caption_page(engine: Engine, pictures: Pictures | None, feedback: Feedback 
 
         some.click(example, outputs=picture, api_visibility="private", show_progress="hidden")
 
-    def look(path: str | None):
-        if path is None:
+    def look(file: dict | None):
+        if file is None:
             return None, views.notice("Upload a picture, paste one, or take a snapshot."), ""
         try:
-            return engine.read(Path(path).read_bytes()), "", ""
+            return engine.read(Path(file["path"]).read_bytes()), "", ""
         except (CaptionerError, OSError) as error:
             return None, views.notice(str(error)), ""
 
     def tell(seen: Seen | None, number, way, beam, length, top_p, seed):
         if seen is None:
             return [], gr.skip(), ""
-        drawn = way != "search"
-        wish = Wish(
-            int(number),
-            None if drawn else int(beam),
-            None if drawn else float(length),
-            float(top_p) if drawn else None,
-            int(seed or 0),
-        )
+        if way == "search":  # None: exactly as the bundle was evaluated, whatever the step
+            width = None if beam == decoding.beam_width else beam
+            penalty = None if length == decoding.length_penalty else length
+            wish = Wish(number, width, penalty)
+        else:
+            wish = Wish(number, top_p=top_p, seed=seed or 0)
         try:
             found = engine.captions(seen.pixels, wish).result()
         except CaptionerError as error:
@@ -213,7 +212,7 @@ def _caption_page(engine: Engine, pictures: Pictures | None, feedback: Feedback 
     controls = [number, way, beam, length, top_p, seed]
     quiet = {"api_visibility": "private", "trigger_mode": "always_last"}
     shown = [said, captions, looked]
-    picture.change(look, picture, [seen, captions, looked], **quiet).then(
+    picture.change(look, picture, [seen, captions, looked], **UNDECODED, **quiet).then(
         tell, [seen, *controls], shown, **quiet
     ).then(alt, said, picture, show_progress="hidden", **quiet)
     for control in controls:
@@ -297,11 +296,11 @@ def _similar_page(engine: Engine, pictures: Pictures) -> Callable[[gr.HTML, gr.T
         found = recommend.query_of(engine.collection, image_id)
         return found, views.query(found.caption, f"pictures/{row}.jpg"), show(found, blend)
 
-    def from_file(path: str | None, blend: float):
-        if path is None:
+    def from_file(file: dict | None, blend: float):
+        if file is None:
             return gr.skip(), gr.skip(), gr.skip()
         try:
-            seen = engine.read(Path(path).read_bytes())
+            seen = engine.read(Path(file["path"]).read_bytes())
             found = engine.query(seen)
         except (CaptionerError, OSError) as error:
             return None, views.notice(str(error)), gr.skip()
@@ -314,7 +313,7 @@ def _similar_page(engine: Engine, pictures: Pictures) -> Callable[[gr.HTML, gr.T
     quiet = {"api_visibility": "private", "trigger_mode": "always_last"}
     all_of_it = [query, current, results]
     results.click(from_row, blend, all_of_it, show_progress="hidden", **quiet)
-    upload.change(from_file, [upload, blend], all_of_it, **quiet)
+    upload.change(from_file, [upload, blend], all_of_it, **UNDECODED, **quiet)
     blend.change(show, [query, blend], results, show_progress="hidden", **quiet)
     others.click(begin, outputs=all_of_it, show_progress="hidden", **quiet)
 
@@ -336,6 +335,7 @@ def _search_page(engine: Engine) -> gr.HTML:
     )
     read = gr.HTML(elem_id="read")
     results = _clickable("", "found")
+    words_of = engine.captioner.vocabulary.words_of
 
     def search(text: str):
         if not text.strip():
@@ -345,10 +345,12 @@ def _search_page(engine: Engine) -> gr.HTML:
         except CaptionerError as error:
             return views.notice(str(error)), ""
         if not found:
-            return views.sentence(text, unknown) + views.notice(
+            return views.sentence(words_of(text), unknown) + views.notice(
                 "None of these words is known: try words of the training captions."
             ), ""
-        return views.sentence(text, unknown), _results(engine, found, "pictures for the sentence")
+        return views.sentence(words_of(text), unknown), _results(
+            engine, found, "pictures for the sentence"
+        )
 
     quiet = {"api_visibility": "private", "trigger_mode": "always_last"}
     sentence.input(search, sentence, [read, results], show_progress="hidden", **quiet)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable
@@ -14,20 +15,27 @@ import fastapi
 import uvicorn
 from fastapi import HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from captioner import CaptionerError
-from captioner.app.engine import ALTERNATIVES, Engine, Wish
+from captioner.app.bodies import Refused, form_parts
+from captioner.app.engine import ALTERNATIVES, BEAM, Engine, Wish
 from captioner.app.feedback import Feedback
-from captioner.app.guard import LOCAL, Guard, status_of
+from captioner.app.guard import LOCAL, UPLOAD, Guard
+from captioner.app.login import Login
 from captioner.app.pictures import Pictures
+from captioner.app.protocol import Protocol
+from captioner.app.scripts import scripts
+from captioner.app.uploads import Uploads
 from captioner.raster import PictureError
 from captioner.recommend import BLEND
 from captioner.serving import Busy
 from captioner.uploads import check_upload
 
 CACHED = {"cache-control": "private, max-age=3600"}
+STATUS = {"picture too large": 413, "no picture": 415, "no single picture": 415}
+CLOSING = 5  # seconds that answers may still take when the server is to end
 
 
 def build(
@@ -35,7 +43,7 @@ def build(
     pictures: Pictures | None,
     missing: str,
     about: Callable[[], str],
-    uploads: Path,
+    folder: Path,
     host: str = "127.0.0.1",
     login: tuple[str, str] | None = None,
     feedback: Feedback | None = None,
@@ -47,16 +55,17 @@ def build(
         pictures: of the engine's collection; None if there is none.
         missing: what is not there and what to run, in a sentence; "" if all is there.
         about: HTML of the page "About".
-        uploads: a folder of the app's own, where Gradio keeps what is uploaded.
+        folder: of the app's own, where Gradio and `Uploads` keep what is uploaded.
         host: where it will listen; on loopback only the machine's own names are answered.
         login: user and password that every request needs, or None.
         feedback: keeps votes, or None.
     """
     # Gradio reads these as it is imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    tempfile.tempdir = str(uploads)  # for parts of uploads, before they have a name
+    tempfile.tempdir = str(folder)
+    from captioner.app.events import Events
     from captioner.app.pages import mount
 
     app = fastapi.FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -70,8 +79,12 @@ def build(
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
+    @app.exception_handler(Refused)
+    async def turned_away(request: Request, error: Refused) -> PlainTextResponse:
+        return PlainTextResponse(error.text, error.status, error.headers)
+
     @app.get("/health")
-    def health() -> dict[str, Any]:
+    async def health() -> dict[str, Any]:  # in no thread: these may all be decoding pictures
         if engine is None:
             raise HTTPException(503, missing)
         return {"status": "ok", "model": engine.captioner.fingerprint}
@@ -80,7 +93,7 @@ def build(
     async def caption(
         request: Request,
         number: Annotated[int, Query(ge=1, le=ALTERNATIVES)] = 1,
-        beam: Annotated[int | None, Query(ge=1, le=10)] = None,
+        beam: Annotated[int | None, Query(ge=1, le=BEAM)] = None,
         length: Annotated[float | None, Query(ge=0, le=2)] = None,
         top_p: Annotated[float | None, Query(ge=0.01, le=1)] = None,
         seed: Annotated[int, Query(ge=0, lt=2**31)] = 0,
@@ -127,11 +140,35 @@ def build(
     def sheet() -> Response:
         return Response(_map(pictures)[1], media_type="image/jpeg")
 
-    mount(app, engine, pictures, missing, about, feedback)
+    uploads = Uploads(folder)
 
-    read = check_upload if engine is None else engine.read
+    # In place of Gradio's own, which decodes forms piece by piece and keeps what is no picture.
+    @app.post(UPLOAD)
+    async def upload(request: Request) -> list[str]:
+        parts = form_parts(await request.body(), request.headers.get("content-type", ""))
+        read = check_upload if engine is None else engine.read
+        try:
+            for data in parts:
+                await run_in_threadpool(read, data)
+            files = [await run_in_threadpool(uploads.keep, data) for data in parts]
+        except PictureError as error:
+            raise Refused(_status_of(error), _sentence(str(error))) from None
+        except OSError:
+            raise Refused(507, "There is no room for pictures on the server.") from None
+        pages.upload_file_set.update(map(str, files))  # which Gradio clears away by their age
+        return list(map(str, files))
 
-    return Guard(app, uploads, read, host in LOCAL, login)
+    @app.get("/gradio_api/upload_progress")
+    async def progress() -> Response:
+        return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+
+    @app.get("/scripts.js")
+    async def own_scripts() -> Response:
+        return Response(scripts(), media_type="text/javascript")
+
+    pages = mount(app, engine, pictures, missing, about, feedback)
+    gate = None if login is None else Login(*login)
+    return Guard(app, Events(pages, folder), host in LOCAL, gate)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -158,13 +195,38 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+def server_of(app: Guard) -> uvicorn.Server:
+    """What serves the application."""
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=CLOSING,
+    )
+    return uvicorn.Server(config)
+
+
 def run(app: Guard, listening: socket.socket) -> None:
-    """Serve until Ctrl-C."""
-    config = uvicorn.Config(app, log_level="warning", server_header=False, ws="none")
+    """Serve until Ctrl-C, SIGTERM or SIGHUP."""
+    serving = server_of(app)
+    # uvicorn handles the other two itself; who ignores SIGHUP (`nohup`) goes on to.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, serving.handle_exit)
     try:
-        uvicorn.Server(config).run([listening])
-    except KeyboardInterrupt:
-        return  # how it is meant to end
+        serving.run([listening])
+    except (KeyboardInterrupt, SystemExit):
+        return  # how it is meant to end: uvicorn raises the signals again that it got
+
+
+def _status_of(error: PictureError) -> int:
+    """The HTTP status that says why a picture was refused."""
+    return STATUS.get(error.reason, 422)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def _engine(engine: Engine | None, missing: str) -> Engine:
@@ -188,7 +250,7 @@ async def _read(engine: Engine, request: Request):
     try:
         return await run_in_threadpool(engine.read, data)
     except PictureError as error:
-        raise HTTPException(status_of(error), str(error)) from None
+        raise HTTPException(_status_of(error), str(error)) from None
 
 
 async def _answer(ask: Callable[[], Future]) -> Any:

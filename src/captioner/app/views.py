@@ -12,7 +12,6 @@ from PIL import Image
 from captioner.bundle import Caption
 from captioner.overlay import overlay
 from captioner.recommend import Result
-from captioner.words import words_of
 
 
 def notice(text: str) -> str:
@@ -112,9 +111,12 @@ def grid(results: Sequence[Result], rows: Sequence[int], label: str) -> str:
     return f"<ul class='grid' aria-label='{escape(label)}'>{''.join(cells)}</ul>"
 
 
-def sentence(text: str, unknown: Sequence[str]) -> str:
-    """A query with the words that are not known struck through."""
-    words = words_of(text, split_characters=False)
+def sentence(words: Sequence[str], unknown: Sequence[str]) -> str:
+    """A query with the words that are not known struck through.
+
+    Args:
+        words: of the query, as the vocabulary splits them; unknown: those that it does not know.
+    """
     shown = [
         f"<s title='not a word of the training captions'>{escape(word)}</s>"
         if word in unknown

@@ -1,10 +1,14 @@
 """`captioner app`: the web app."""
 
 import argparse
+import contextlib
 import importlib.util
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from captioner import CaptionerError
 from captioner.cli import finding
@@ -24,12 +28,13 @@ The same answers without a page:
   curl 'http://127.0.0.1:7860/api/search?sentence=a+dog'
 
 Everything stays on this machine: no page, font or script comes from elsewhere. Pictures that are
-sent are kept for an hour at most, in a folder that is removed at the end. Where too many ask at
-once, some hear 503 and when to come back. A password travels as it is: beyond your own network put
-the app behind a server that speaks HTTPS.
+sent are kept for an hour at most, in a folder that is removed at the end; what a killed server left
+there, the next one removes. Where too many ask at once, some hear 503 and when to come back; so do
+(429) those who guess passwords. A password travels as it is: beyond your own network put the app
+behind a server that speaks HTTPS.
 
-exit codes: 0 stopped with Ctrl-C; 2 not started: a wrong argument, a damaged bundle or collection,
-an address that is taken (named on stderr)
+exit codes: 0 stopped with Ctrl-C, SIGTERM or SIGHUP; 2 not started: a wrong argument, a damaged
+bundle or collection, an address that is taken (named on stderr)
 """
 
 
@@ -83,9 +88,9 @@ def run(options: argparse.Namespace) -> int:
     login = _login(options.auth)
     if importlib.util.find_spec("gradio") is None:
         raise CaptionerError('the app needs Gradio: pip install -c constraints.txt -e ".[app]"')
-    import tempfile
+    from captioner.app.uploads import own_folder
 
-    with tempfile.TemporaryDirectory(prefix="captioner-app-") as uploads:
+    with _ending_in_order(), own_folder() as uploads:
         from captioner.allocator import keep_large_blocks
 
         keep_large_blocks()
@@ -105,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
             pictures,
             missing,
             about,
-            Path(uploads),
+            uploads,
             options.host,
             login,
             feedback,
@@ -116,6 +121,25 @@ def run(options: argparse.Namespace) -> int:
         if engine:
             engine.close()
     return 0
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """SIGTERM and SIGHUP, which end a process on the spot, let it clear away first."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:  # `nohup` has SIGHUP ignored
+            signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _login(text: str | None) -> tuple[str, str] | None:
