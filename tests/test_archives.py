@@ -461,6 +461,14 @@ def test_a_pipe_in_a_folder_is_refused(tmp_path):
         open_pictures(tmp_path)
 
 
+def test_a_pipe_or_device_in_the_place_of_an_archive_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in ((tmp_path / "pipe", "a pipe"), (Path("/dev/zero"), "a device")):
+        for function in (open_pictures, is_archive):
+            with pytest.raises(CaptionerError, match=f"{path}: is {what}; expected a folder, zip"):
+                function(path)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read_is_named(tmp_path):
     folder = make_folder(tmp_path / "pictures", {"a.jpg": b"1", "b/c.jpg": b"2"})

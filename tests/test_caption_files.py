@@ -377,6 +377,7 @@ def test_files_that_cannot_be_read(read, tmp_path):
         (tmp_path / "none" / "x", "no such file"),
         (tmp_path / ("x" * 5000), "cannot be read (File name too long)"),
         (save(tmp_path, "file", "x") / "x", "cannot be read (Not a directory)"),
+        (Path("/dev/zero"), "is a device; name a regular file, such as a copy of what it gives"),
         (Path("nul\0"), "cannot be read (embedded null byte)"),
     ]:
         with pytest.raises(CaptionerError) as refused:
