@@ -203,6 +203,14 @@ def test_one_file_is_not_given_to_one_of_two_folders_at_random(tmp_path):
     ]
 
 
+def test_a_text_too_long_for_a_caption_is_rejected(tmp_path):
+    rows = [["image", "caption"], ["a.jpg", "x" * 10_001], ["a.jpg", "a dog"]]
+    found, rejected = read(save_csv(tmp_path / "x.csv", rows), save_zip(tmp_path / "x.zip", FILES))
+    assert [item.captions for item in found] == [("a dog",)]
+    detail = "line 2: 10,001 characters, at most 10,000"
+    assert rejected == [Rejected("a.jpg", "caption too long", detail)]
+
+
 def test_a_number_is_no_caption(tmp_path):
     (tmp_path / "x.json").write_text('[{"id": "a", "text": 7}, {"id": "a", "text": "b"}]')
     found, rejected = read(tmp_path / "x.json", save_folder(tmp_path / "pictures", FILES))

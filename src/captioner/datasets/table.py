@@ -15,7 +15,7 @@ from tqdm import tqdm
 from captioner.archives import Container, open_pictures
 from captioner.archives.matching import agree, folders_and_base, is_picture, match_names
 from captioner.caption_files import Columns, Row, read_rows
-from captioner.caption_files.records import kind
+from captioner.caption_files.records import MAX_CAPTION, kind
 from captioner.datasets import SPLITS, Picture, Rejected
 from captioner.datasets.splitting import draw_splits
 
@@ -120,7 +120,10 @@ def _add(row: Row, entries: dict[str, _Entry]) -> Iterator[Rejected]:
     entry.splits.setdefault(row.split, row.where)
     entry.groups.setdefault(row.group, row.where)
     for caption in row.captions or (None,):
-        if isinstance(caption, str) and caption.strip():
+        if isinstance(caption, str) and len(caption) > MAX_CAPTION:
+            detail = f"{row.where}: {len(caption):,} characters, at most {MAX_CAPTION:,}"
+            yield Rejected(row.picture, "caption too long", detail)
+        elif isinstance(caption, str) and caption.strip():
             entry.captions.append(caption)
         elif caption is None or isinstance(caption, str):
             yield Rejected(row.picture, "caption missing", row.where)
