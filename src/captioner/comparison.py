@@ -13,7 +13,7 @@ import numpy as np
 
 from captioner import CaptionerError
 from captioner.metrics.bootstrap import Difference, paired_differences
-from captioner.metrics.sanity import score_warnings, scorer_and_warnings
+from captioner.score_checks import score_warnings, scorer_and_warnings
 from captioner.words import split_lines
 
 CHANGES = 20

@@ -206,7 +206,7 @@ def _scores(
     image_ids: list[str], references: list[list[str]], hypotheses: list[str], tokenized: bool
 ) -> tuple[Scores, PerPicture, list[str]]:
     """The scores of all pictures, and of each, and what makes them doubtful."""
-    from captioner.metrics.sanity import score_warnings, scorer_and_warnings
+    from captioner.score_checks import score_warnings, scorer_and_warnings
 
     captions = sum(map(len, references)) + len(hypotheses)
     if captions > MANY:
