@@ -462,6 +462,14 @@ def test_a_pipe_in_a_folder_is_refused(tmp_path):
         open_pictures(tmp_path)
 
 
+def test_a_pipe_or_device_in_the_place_of_an_archive_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in ((tmp_path / "pipe", "a pipe"), (Path("/dev/zero"), "a device")):
+        for function in (open_pictures, is_archive):
+            with pytest.raises(CaptionerError, match=f"{path}: is {what}; expected a folder, zip"):
+                function(path)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read_is_named(tmp_path):
     folder = make_folder(tmp_path / "pictures", {"a.jpg": b"1", "b/c.jpg": b"2"})
@@ -545,7 +553,20 @@ MATCHES = [
     ("1.jpg", ["images/1.jpg", "thumbs/1.jpg"]),
     ("1", ["images/1.jpg", "thumbs/1.jpg"]),
     ("./images/2.PNG", ["images/2.PNG"]),
-    ("/home/me/2.PNG", ["images/2.PNG"]),
+    ("/home/me/2.PNG", []),  # another folder
+    ("/home/me/images/2.PNG", ["images/2.PNG"]),
+    ("thumbs/2.PNG", []),
+    ("thumbs/2", []),
+    ("s/2.PNG", []),  # no folder is called so, though the text ends so
+    ("cat/4.jpg", ["my/data/cat/4.jpg"]),
+    ("data/./cat/../cat/4", ["my/data/cat/4.jpg"]),
+    ("dog/4.jpg", ["your/dog/4.jpg"]),
+    ("4.jpg", ["my/data/cat/4.jpg", "your/dog/4.jpg"]),
+    ("../images/cat/4.jpg", []),
+    ("train/top.jpg", ["top.jpg"]),  # the file has no folder that could contradict
+    ("5/6.jpg", ["5/6.jpg"]),
+    ("x/5/6.jpg", ["5/6.jpg"]),  # the end that shares most folders
+    ("x/6.jpg", ["6.jpg"]),
     ("2", ["images/2.PNG"]),
     ("2.png", []),
     ("3", ["3"]),  # to the letter, though there is a 3.jpg
@@ -559,9 +580,10 @@ MATCHES = [
 ]
 
 
-def test_names_are_matched_by_path_then_by_bare_name():
+def test_names_are_matched_by_path_and_never_against_a_folder():
     files = ["images/1.jpg", "thumbs/1.jpg", "images/2.PNG", "3", "x/3.jpg", "v1.2.webp"]
-    files += ["notes.txt", "Ko\u0308che.jpg"]
+    files += ["notes.txt", "Ko\u0308che.jpg", "my/data/cat/4.jpg", "your/dog/4.jpg", "top.jpg"]
+    files += ["5/6.jpg", "6.jpg"]
     assert match_names((name for name, _ in MATCHES), files) == dict(MATCHES)
     assert [file for file in files if not is_picture(file)] == ["3", "notes.txt"]
 

@@ -15,7 +15,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from captioner import CaptionerError
-from captioner.caption_files import Columns, Row, read_hypotheses, read_references, read_rows
+from captioner.caption_files import (
+    Columns,
+    Row,
+    json_text,
+    read_hypotheses,
+    read_references,
+    read_rows,
+    records,
+)
+from captioner.caption_files import tables as table_formats
 from captioner.caption_files.records import Number
 
 REFERENCES = {"b.jpg": ["A dog, running", 'a "brown" dog;\nrunning'], "7": ["Zwei Köche 日"]}
@@ -377,6 +386,7 @@ def test_files_that_cannot_be_read(read, tmp_path):
         (tmp_path / "none" / "x", "no such file"),
         (tmp_path / ("x" * 5000), "cannot be read (File name too long)"),
         (save(tmp_path, "file", "x") / "x", "cannot be read (Not a directory)"),
+        (Path("/dev/zero"), "is a device; name a regular file, such as a copy of what it gives"),
         (Path("nul\0"), "cannot be read (embedded null byte)"),
     ]:
         with pytest.raises(CaptionerError) as refused:
@@ -758,3 +768,68 @@ def test_any_bytes_are_a_table_or_a_message(tmp_path_factory, suffix, content):
         assert list(read_rows(path))
     except CaptionerError as error:
         assert str(error).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("read", [read_references, read_hypotheses, lambda p: list(read_rows(p))])
+def test_a_lone_quote_that_swallows_rows_is_named(read, tmp_path):
+    for text, where in [
+        ('image,caption\n1.jpg,"a dog\n2.jpg,a cat\n3.jpg,a 5"\n4.jpg,b\n', "line 2: .* line 4"),
+        ('caption;image\na dog;1.jpg\n"a cat;2.jpg\na 5"";3.jpg\nb";4.jpg\n', "line 3: .* line 5"),
+        ('id\tcaption\n1\t"a dog\n2\ta 5"\n3\ta cat\n', "line 2: .* line 3"),
+        ('image,x,caption\na1,"1\nb2,2,a dog\nc3,2",b\n', "line 2: .* line 4"),
+    ]:
+        path = save(tmp_path, "x.csv", text)
+        with pytest.raises(CaptionerError, match=where + ", over lines that look like rows"):
+            read(path)
+
+
+def test_captions_of_several_lines_are_captions(tmp_path):
+    text = 'image,caption\n1.jpg,"a dog,\nrunning, fast\n2 cats, 3 birds"\n2.jpg,"a ""cat"""\n'
+    expected = {"1.jpg": "a dog,\nrunning, fast\n2 cats, 3 birds", "2.jpg": 'a "cat"'}
+    assert read_hypotheses(save(tmp_path, "x.csv", text)) == expected
+
+
+def test_a_long_cell_that_is_no_caption_does_not_matter(tmp_path):
+    text = f"image,caption,embedding\n1.jpg,a dog,{'0.5 ' * 50_000}\n"
+    path = save(tmp_path, "x.csv", text)
+    assert read_hypotheses(path) == {"1.jpg": "a dog"}
+    assert [row.captions for row in read_rows(path)] == [("a dog",)]
+
+
+def test_a_text_that_is_no_caption_for_its_length_is_refused(tmp_path):
+    path = save(tmp_path, "x.json", json.dumps({"1": "a " * 4999, "2": "a " * 200_000}))
+    for read in (read_references, read_hypotheses):
+        with pytest.raises(CaptionerError, match=r"picture 2\): a caption of 400,000 characters"):
+            read(path)
+
+
+def test_more_rows_than_any_data_set_has_are_not_read(tmp_path, monkeypatch):
+    """The number in a Parquet file's metadata is asked for first: 60 million rows are 348 kB."""
+    monkeypatch.setattr(records, "MAX_ROWS", 3)
+    monkeypatch.setattr(json_text, "MAX_VALUES", 9)
+    four = {"image_id": list("abcd"), "caption": ["x"] * 4}
+    files = [
+        save(tmp_path, "x.parquet", parquet(four)),
+        save(tmp_path, "x.csv", "id,caption\n" + "1,x\n" * 4),
+        save(tmp_path, "x.json", json.dumps([{"id": n, "caption": "x"} for n in range(9)])),
+    ]
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
+    for path in files:
+        for read in (read_references, read_hypotheses, lambda path: list(read_rows(path))):
+            with pytest.raises(CaptionerError, match="holds more than"):
+                read(path)
+    tokens = save(tmp_path, "x.txt", "a#0\tx\n" * 4)
+    with pytest.raises(CaptionerError, match="holds more than 3 rows"):
+        read_references(tokens)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("MAX_CELL", 99), ("MAX_TEXT", 150)])
+def test_a_text_that_a_parquet_file_repeats_takes_no_memory_for_each_row(
+    name, limit, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(table_formats, name, limit)
+    for values in (["y" * 100] * 2, [["x", "y" * 100]] * 2):
+        path = save(tmp_path, "x.parquet", parquet({"id": ["a", "b"], "captions": values}))
+        for read in (read_references, lambda path: list(read_rows(path))):
+            with pytest.raises(CaptionerError, match="rows 1 to 2, column captions: "):
+                read(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from captioner import CaptionerError, __version__, bundle, cli
+from captioner.archives import container
 from tests.test_bundle import picture, write
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -219,6 +221,61 @@ def test_a_missing_path_is_named_and_the_others_are_done(pictures, folder, quick
     assert cli.main(["caption", *named, "--bundle", str(folder)]) == 1
     out, err = capsys.readouterr()
     assert len(lines(out)) == 1 and err == f"captioner: {missing}: No such file or directory\n"
+
+
+def test_only_regular_files_of_the_folder_are_read(pictures, folder, quick, capsys, tmp_path):
+    outside = tmp_path / "secret.png"
+    outside.write_bytes(picture(5))
+    (tmp_path / "else").mkdir()
+    links = {
+        "inside.png": "b.png",
+        "out.png": outside,
+        "loop.png": "loop.png",
+        "gone.png": "nothing",
+        "zero.png": "/dev/zero",
+        "else": tmp_path / "else",
+        "again": "deep",  # its pictures are found where they are
+        "notes.txt": "/dev/zero",  # not called like a picture
+    }
+    for name, target in links.items():
+        (pictures / name).symlink_to(target)
+    os.mkfifo(pictures / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(pictures / "socket.gif"))
+        code = cli.main(["caption", str(pictures), "--bundle", str(folder)])
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert [Path(path).name for path, _ in lines(out)] == ["a.JPG", "b.png", "inside.png", "c.webp"]
+    said = dict(
+        line.removeprefix(f"captioner: {pictures}/").split(": ", 1) for line in err.splitlines()
+    )
+    leads = "is a link that leads out of the folder; name it by itself"
+    assert said == {
+        "out.png": leads,
+        "zero.png": leads,
+        "else": leads,
+        "loop.png": "Too many levels of symbolic links",
+        "gone.png": "No such file or directory",
+        "pipe.jpg": "is a pipe and no picture",
+        "socket.gif": "is a socket and no picture",
+    }
+
+
+def test_a_file_named_by_itself_may_be_a_link_but_no_pipe(
+    pictures, folder, quick, capsys, monkeypatch
+):
+    monkeypatch.setattr(container, "MAX_READ", (pictures / "b.png").stat().st_size)
+    (pictures / "large.png").write_bytes(picture(1) + bytes(10_000))
+    os.mkfifo(pictures / "pipe.jpg")
+    (pictures / "link.png").symlink_to(pictures / "b.png")
+    named = [str(pictures / name) for name in ("link.png", "pipe.jpg", "large.png")]
+    assert cli.main(["caption", *named, "/dev/zero", "--bundle", str(folder)]) == 1
+    out, err = capsys.readouterr()
+    assert [path for path, _ in lines(out)] == named[:1]
+    assert f"captioner: {named[1]}: is a pipe and no picture\n" in err
+    assert err.count("captioner: ") == 3 and f"{named[2]}: " in err
+    assert "bytes are too many to read at once" in err
+    assert "captioner: /dev/zero: is a device and no picture\n" in err
 
 
 def test_a_name_too_long_for_any_file_is_named(pictures, folder, quick, capsys):

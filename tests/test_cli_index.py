@@ -1,6 +1,7 @@
 """captioner index, similar, search, sentences, words: with a real bundle of random weights."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -71,6 +72,22 @@ def test_only_what_is_new_is_embedded(index, model, here, capsys, monkeypatch):
     assert asked == [1] and digest(index / "part-00000") == before
     assert run(capsys, *add)[1] == "0 pictures added, 7 pictures already there: mine\n"
     assert asked == [1]
+
+
+def test_what_is_no_file_of_the_folder_is_named_and_left_out(index, model, here, capsys):
+    os.mkfifo(here / "album" / "pipe.png")
+    (here / "album" / "zero.png").symlink_to("/dev/zero")
+    (here / "other.png").write_bytes(picture(9))
+    (here / "album" / "other.png").symlink_to(here / "other.png")
+    arguments = ("index", "add", "album", "--index", "mine", "--bundle", str(model))
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (1, "0 pictures added, 6 pictures already there: mine\n")
+    assert [line.split(": ")[1] for line in err.splitlines()] == [
+        "album/other.png",
+        "album/pipe.png",
+        "album/zero.png",
+        "album/broken.png",
+    ]
 
 
 def test_batches_and_parts_are_all_there(here, model, capsys, monkeypatch):

@@ -16,8 +16,23 @@ FIRST = {"dog": "a dog runs", "cat": "a dog", "man": "a man", "sea": "a beach"}
 SECOND = {"sea": "the sea", "man": "a man", "cat": "a cat sleeps on a chair", "dog": "a cat"}
 
 
+def test_what_makes_a_comparison_meaningless_is_said_of_either_side():
+    references = {"1": ["一个男人在骑马"], "2": ["一只黑猫在睡觉"]}
+    first, second = {"1": "男人在骑马", "2": ""}, {"1": "一个男人骑马", "2": "一只黑猫"}
+    warnings = compare(references, first, second).warnings
+    assert [line.split(" ")[0] for line in warnings] == ["A:", "A:", "B:"]
+    assert warnings[0] == "A: 1 of 2 hypotheses have no word and score 0"
+    assert all("Chinese or Japanese without blanks" in line for line in warnings[1:])
+    found = compare(references, first, second, split_characters=True)
+    assert found.warnings == warnings[:1]
+    assert found.scores["bleu_1"][1] > 0.4
+    same = {image_id: group[0] for image_id, group in references.items()}
+    assert "B: every hypothesis is one of" in compare(references, first, same).warnings[-1]
+
+
 def test_scores_and_changes_by_hand():
     found = compare(REFERENCES, FIRST, SECOND)
+    assert found.warnings == []
     assert (found.pictures, found.same_captions) == (4, 1)
     a, b = (
         caption_scores(list(REFERENCES.values()), [side[i] for i in REFERENCES])

@@ -20,6 +20,7 @@ from captioner.files import (
     checked_folder,
     digest,
     read_json,
+    read_regular,
     verify,
     write_checksums,
     write_json,
@@ -457,3 +458,38 @@ def test_json_is_no_pipe_and_not_endless(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text(" " * 99 + "[]")
     with pytest.raises(ValueError, match=r"a\.json has more than"):
         read_json(tmp_path / "a.json")
+
+
+def test_only_regular_files_are_read_and_no_more_than_allowed(tmp_path):
+    path, link = tmp_path / "a", tmp_path / "link"
+    path.write_bytes(b"12345")
+    link.symlink_to(path)
+    assert read_regular(path, 5) == read_regular(link, 5) == b"12345"
+    for named in (path, link):
+        with pytest.raises(CaptionerError, match="5 bytes are too many to read at once"):
+            read_regular(named, 4)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name, what in (("pipe", "a pipe"), ("zero", "a device")):
+        with pytest.raises(CaptionerError, match=f"^is {what}; name a regular file"):
+            read_regular(tmp_path / name, 5)
+    with pytest.raises(IsADirectoryError):
+        read_regular(tmp_path, 5)
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "none", 5)
+
+
+def test_a_pipe_that_takes_a_files_place_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    as_file = Path(__file__).stat()
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: as_file)
+    with pytest.raises(CaptionerError, match="is a pipe"):
+        read_regular(tmp_path / "pipe", 5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+def test_a_file_that_holds_more_than_its_size_says_is_limited(tmp_path):
+    assert Path("/proc/self/status").stat().st_size == 0
+    assert read_regular("/proc/self/status", 2**20).startswith(b"Name:")
+    with pytest.raises(CaptionerError, match="11 bytes are too many"):
+        read_regular("/proc/self/status", 10)

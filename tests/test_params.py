@@ -22,6 +22,11 @@ TEXT = PARAMS.read_text(encoding="utf-8")
 RAW = yaml.safe_load(TEXT)
 
 
+def doubled(first: str, then: str) -> str:
+    """Lines of which each stands for twice what the line before it does."""
+    return first + "".join(f"\na{n}: &a{n} {then.format(f'*a{n - 1}')}" for n in range(1, 40))
+
+
 def message(path: Path, text: str) -> str:
     """The one line that a params file of this text is refused with."""
     path.write_text(text, encoding="utf-8")
@@ -393,6 +398,72 @@ def test_a_table_leaves_pictures_for_training(tmp_path):
     load(path, chosen("table", val=0.5, test=0.4))
 
 
+@pytest.mark.parametrize(
+    ("row", "section", "values", "problem"),
+    [
+        (
+            "mnist",
+            "encoder",
+            {"backbone": "inception_v3"},
+            "preprocess.side: 28 is not allowed: encoder.backbone inception_v3 needs at least 75",
+        ),
+        (
+            "flickr8k",
+            "train",
+            {"units": 511},
+            "train.heads: 8 is not allowed: they share train.units (511) evenly; a divisor of it",
+        ),
+        (
+            "coco",
+            "encoder",
+            {"backbone": "cnn", "epochs": 0},
+            "encoder.epochs: 0 is not allowed: encoder.backbone cnn starts from nothing; at "
+            "least 1",
+        ),
+        (
+            "table",
+            "download",
+            {"val": 0.6, "test": 0.4},
+            "download: val 0.6 and test 0.4 leave no picture for training; their sum must be below "
+            "1",
+        ),
+    ],
+)
+def test_impossible_combinations_in_rows_that_are_not_chosen(
+    tmp_path, row, section, values, problem
+):
+    raw = nested("scenes", "dataset")
+    raw["datasets"][row][section] |= values
+    line = message(tmp_path / "params.yaml", yaml.safe_dump(raw))
+    assert line == f"datasets.{row}.{problem}"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "section", "values"),
+    [
+        ("flickr8k", "preprocess", {"side": 299}),  # mnist's course_cnn takes 64 at most
+        ("flickr8k", "encoder", {"backbone": "inception_v3"}),  # mnist's pictures have 28
+        ("mnist", "encoder", {"backbone": "course_cnn"}),  # the others have no labels
+        ("flickr8k", "encoder", {"epochs": 0}),  # the cnn of scenes needs one
+        ("scenes", "train", {"units": 8}),
+    ],
+)
+def test_what_is_set_for_the_chosen_data_set_does_not_stop_at_others(
+    tmp_path, dataset, section, values
+):
+    raw = nested(dataset, "dataset")
+    raw[section] |= values
+    assert load(tmp_path / "params.yaml", raw).dataset == dataset
+
+
+def test_a_file_that_is_no_params_file_is_not_read(tmp_path):
+    with pytest.raises(CaptionerError, match="zero: is a device"):
+        (tmp_path / "zero").symlink_to("/dev/zero")
+        load_params(tmp_path / "zero")
+    line = message(tmp_path / "params.yaml", "members: [" + "0, " * 300_000 + "]")
+    assert "bytes are too many to read at once" in line
+
+
 def test_several_mistakes_are_all_named(tmp_path):
     raw = nested(0, "evaluate", "beam_width")
     raw["preprocess"]["fit"] = 3
@@ -413,7 +484,19 @@ def test_a_missing_section(tmp_path, section):
         ("dataset: [scenes\nseed: 1", "line 2"),
         ("a: 1\n\tb: 2", "line 2"),
         ("seed: 2024-99-99", "month"),
-        ("seed: " + "9" * 5000, "4300 digits"),
+        ("seed: " + "9" * 5000, "a number of 5000 digits"),
+        ("seed: 0x" + "f" * 5000, "a number of 5002 digits"),
+        ("seed: " + ":".join(["59"] * 2000), "a number of 5999 digits"),
+        ("seed: " + ":".join(["59"] * 2000) + ".5", "too large to convert to float"),
+        ("a: &a [*a]", "an alias within what it stands for"),
+        ("a: &a {<<: *a}", "an alias within what it stands for"),
+        ("members: [" + "0," * 10_000 + "]", "more than 10,000 values"),
+        (doubled("a0: &a0 [1]", "[{0}, {0}]"), "more than 10,000 values, aliases"),
+        (doubled("a0: &a0 {x: 1}", "{{<<: [{0}, {0}]}}"), "more than 10,000 values"),
+        ("a: &a {x: 1}\nb: {<<: [" + "*a, " * 9000 + "]}", "more than 10,000 values"),
+        ("seed: !!bool x", "x"),
+        ("seed: !!int ''", "index out of range"),
+        ("seed: !!timestamp x", "groupdict"),
         ("seed: " + "[" * 4000, "recursion"),
         ("? {a: b}\n: c", "unhashable"),
         ("seed: 1\nseed: 2", "the key 'seed' is there twice"),

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from captioner import CaptionerError
-from captioner.metrics import CaptionScorer
 from captioner.metrics.bootstrap import Difference, paired_differences
+from captioner.score_checks import score_warnings, scorer_and_warnings
+from captioner.words import split_lines
 
 CHANGES = 20
 
@@ -37,6 +38,7 @@ class Comparison:
         scores: measure -> the scores of A and B.
         differences: measure -> B's less A's.
         changes: the greatest changes of CIDEr-D either way, greatest first.
+        warnings: what makes the scores meaningless or doubtful, one line each.
     """
 
     pictures: int
@@ -44,6 +46,7 @@ class Comparison:
     scores: dict[str, tuple[float, float]]
     differences: dict[str, Difference]
     changes: list[Change]
+    warnings: list[str]
 
 
 def compare(
@@ -52,6 +55,7 @@ def compare(
     second: Mapping[str, str],
     seed: int = 0,
     changes: int = CHANGES,
+    split_characters: bool = False,
 ) -> Comparison:
     """Compare two captions of each picture.
 
@@ -60,14 +64,23 @@ def compare(
         first, second: image id -> generated caption, of all these pictures at least.
         seed: of the bootstrap.
         changes: how many to list at most.
+        split_characters: whether Chinese and Japanese characters are words of their own.
 
     Raises:
         CaptionerError: no pictures, or a picture without references.
     """
     image_ids = list(references)
-    scorer = CaptionScorer([references[image_id] for image_id in image_ids])
+    known = [references[image_id] for image_id in image_ids]
     captions = [[side[image_id] for image_id in image_ids] for side in (first, second)]
-    one, other = map(scorer.score, captions)
+    scored = captions
+    if split_characters:
+        known, scored = map(split_lines, known), list(map(split_lines, captions))
+    scorer, warnings = scorer_and_warnings(list(known), split_characters)
+    tokens = [scorer.tokens(side) for side in scored]
+    one, other = map(scorer.score_tokens, tokens)
+    for name, side, scores in zip("AB", tokens, (one, other), strict=True):
+        found = score_warnings(image_ids, scorer.references, side, scores)
+        warnings += [f"{name}: {warning}" for warning in found]
     by = other.cider_d - one.cider_d
     greatest = [row for row in np.argsort(-np.abs(by), kind="stable")[:changes] if by[row]]
     return Comparison(
@@ -84,6 +97,7 @@ def compare(
             )
             for row in greatest
         ],
+        warnings,
     )
 
 

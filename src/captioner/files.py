@@ -2,7 +2,8 @@
 
 A reader never sees half a file, whatever kills the writer. Only what is absent, an empty folder or
 of our own making is ever replaced. JSON is written with sorted keys and no time stamps, so that
-equal content means equal bytes (DVC compares bytes).
+equal content means equal bytes (DVC compares bytes). What people name is read by `read_regular`
+alone: a pipe would be waited for, and a device read, without end.
 """
 
 import errno
@@ -461,3 +462,51 @@ def sha256_of(path: Path) -> str:
 
 def _sha256_of_json(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def read_regular(path: Path | str, limit: int) -> bytes:
+    """The bytes of a regular file, or of one behind a link.
+
+    Args:
+        limit: most bytes; no more than one beyond it is read, though the file may grow.
+
+    Raises:
+        CaptionerError: a pipe, a device, a socket, or too large; without the path.
+        OSError: it cannot be read, or is a folder.
+    """
+    path = Path(path)
+    _check_regular(path, path.stat())  # before it is opened: opening alone can set a device going
+    # What takes the file's place in between is not waited for, and is found out by its handle.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        _check_regular(path, status)
+        data = b"" if status.st_size > limit else file.read(limit + 1) or b""
+    if (size := max(status.st_size, len(data))) > limit:
+        raise CaptionerError(f"{size} bytes are too many to read at once (at most {limit})")
+    return data
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if (what := irregular(status.st_mode)) is not None:
+        raise CaptionerError(f"is {what}; name a regular file, such as a copy of what it gives")
+
+
+def irregular(mode: int) -> str | None:
+    """What a file of this mode is, in words; None for a regular file."""
+    kinds = {
+        stat.S_IFREG: None,
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")
+
+
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether a file or folder below `root`, which is resolved, is a link to something outside."""
+    return path.is_symlink() and not path.resolve().is_relative_to(root)

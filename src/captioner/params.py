@@ -3,17 +3,19 @@
 Every stage calls `load_params` before anything else, so that a wrong key, a wrong value or an
 impossible combination anywhere in the file, in the rows of other data sets too, stops the pipeline
 before any work, in one line. A value `auto` in a section is replaced by the value in the row of the
-chosen data set (`datasets.NAME.SECTION.KEY`).
+chosen data set (`datasets.NAME.SECTION.KEY`). A combination in another row is judged by what that
+row says, and by the sections only where it says nothing: what `dvc exp run -S` sets for the chosen
+data set must not stop at the others.
 """
 
-import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from captioner import CaptionerError
+from captioner.files import read_regular
 from captioner.sections import (
     LARGEST_SIZE,
     SECTIONS,
@@ -22,29 +24,7 @@ from captioner.sections import (
     Params,
     Section,
 )
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: PyYAML's 1.1 rules read 1e-05, which DVC writes for small rates, as text.
-
-    A key that is there twice is an error, as in DVC; PyYAML alone would drop the first.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {twice!r} is there twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+from captioner.strict_yaml import MAX_BYTES, read_yaml
 
 
 def load_params(path: Path | str = "params.yaml", dataset: str | None = None) -> Params:
@@ -66,13 +46,12 @@ def load_params(path: Path | str = "params.yaml", dataset: str | None = None) ->
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = _Loader(path.read_text(encoding="utf-8")).get_single_data()
+        raw = read_yaml(read_regular(path, MAX_BYTES).decode())
     except FileNotFoundError:
         raise CaptionerError("no such file; run from the project's top folder") from None
     except OSError as error:
         raise CaptionerError(f"cannot be read: {error.strerror}") from None
-    # Beside its own errors PyYAML lets through those of dates, long numbers and deep nesting.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CaptionerError(f"not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise CaptionerError(f"expected sections of keys, found {_show(raw)}")
@@ -96,43 +75,68 @@ def _check(raw: dict[str, Any]) -> Params:
         params = Params.model_validate(_resolve(raw, dataset))
     except ValidationError as error:
         raise CaptionerError("; ".join(_explain(e, Params, "") for e in error.errors())) from None
-    _check_together(params)
+    for problem in _impossible(dataset, params.model_dump()):
+        row = f"datasets.{_name(dataset)}." if problem.startswith("download") else ""
+        raise CaptionerError(row + problem)
+    for name in table:
+        if name != dataset:
+            problems += [
+                f"datasets.{_name(name)}.{p}" for p in _impossible(name, _meant(raw, name))
+            ]
+    if problems:
+        raise CaptionerError("; ".join(problems))
     return params
 
 
-def _check_together(params: Params) -> None:
-    """What each key allows alone, but not beside another's value."""
-    backbone, side = params.encoder.backbone, params.preprocess.side
-    smallest, largest = SMALLEST_SIZE.get(backbone, 32), LARGEST_SIZE.get(backbone, side)
-    if not smallest <= side <= largest:
-        limit = f"at least {smallest}" if side < smallest else f"at most {largest}"
-        raise CaptionerError(
-            f"preprocess.side: {side} is not allowed: encoder.backbone {backbone} needs {limit}"
-        )
-    if backbone in ("cnn", "course_cnn") and params.encoder.epochs == 0:
-        raise CaptionerError(
+def _meant(raw: dict[str, Any], dataset: str) -> dict[str, dict[str, Any]]:
+    """The sections by a row of the table, and what it leaves open by the file's sections."""
+    row = raw["datasets"][dataset]
+    sections = {
+        name: {key: value for key, value in raw[name].items() if value != "auto"}
+        | row.get(name, {})
+        for name in SECTIONS
+    }
+    return sections | {"download": row["download"]}
+
+
+def _impossible(dataset: str, sections: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """What each key allows alone, but not beside another's value; missing keys are let pass."""
+    encoder, train, source = sections["encoder"], sections["train"], sections["download"]
+    backbone, side = encoder.get("backbone"), sections["preprocess"].get("side")
+    if side is not None:
+        smallest, largest = SMALLEST_SIZE.get(backbone, 32), LARGEST_SIZE.get(backbone, side)
+        if backbone is not None and not smallest <= side <= largest:
+            limit = f"at least {smallest}" if side < smallest else f"at most {largest}"
+            yield (
+                f"preprocess.side: {side} is not allowed: encoder.backbone {backbone} needs {limit}"
+            )
+    if backbone in ("cnn", "course_cnn") and encoder.get("epochs") == 0:
+        yield (
             f"encoder.epochs: 0 is not allowed: encoder.backbone {backbone} starts from nothing; "
             "at least 1"
         )
-    if params.train.units % params.train.heads:
-        raise CaptionerError(
-            f"train.heads: {params.train.heads} is not allowed: they share train.units "
-            f"({params.train.units}) evenly; a divisor of it"
+    units, heads = train.get("units"), train.get("heads")
+    if units is not None and heads is not None and units % heads:
+        yield (
+            f"train.heads: {heads} is not allowed: they share train.units ({units}) evenly; a "
+            "divisor of it"
         )
-    source = params.download
-    if backbone == "course_cnn" and source.label is None:
+    label = source.get("label", getattr(SOURCES[source["source"]], "label", None))
+    if backbone == "course_cnn" and label is None:
         remedy = "name a column in datasets.table.download.label"
-        if source.source != "table":
+        if source["source"] != "table":
             remedy = "use cnn, which learns the captions' words"
-        raise CaptionerError(
+        yield (
             "encoder.backbone: course_cnn is not allowed: it learns class labels, and the data set "
-            f"{params.dataset} has none; {remedy}"
+            f"{dataset} has none; {remedy}"
         )
-    if source.source == "table" and source.val + source.test >= 1 and source.split_column is None:
-        raise CaptionerError(
-            f"datasets.{params.dataset}.download: val {source.val:g} and test {source.test:g} "
-            "leave no picture for training; their sum must be below 1"
-        )
+    if source["source"] == "table" and source["split_column"] is None:
+        val, test = source["val"], source["test"]
+        if val + test >= 1:
+            yield (
+                f"download: val {val:g} and test {test:g} leave no picture for training; their sum "
+                "must be below 1"
+            )
 
 
 def _check_row(name: object, row: object) -> list[str]:

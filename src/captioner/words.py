@@ -60,6 +60,11 @@ def words_of_all(captions: Sequence[str], split_characters: bool) -> list[list[s
     return [words_of(caption, split_characters, following) for caption, following in pairs]
 
 
+def split_lines(captions: Sequence[str]) -> list[str]:
+    """The words of captions between blanks, each Chinese or Japanese character a word."""
+    return [" ".join(words) for words in words_of_all(captions, True)]
+
+
 def joined(words: Sequence[str], split_characters: bool) -> str:
     """The words as a caption: blanks between them, but where a split character meets another.
 

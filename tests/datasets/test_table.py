@@ -159,6 +159,58 @@ def test_what_cannot_be_used_is_named_and_the_rest_goes_on(tmp_path):
     assert not any("split" in item.reason for item in rejected)
 
 
+def test_a_name_of_another_folder_is_no_match(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    names = [f"train/{n}.jpg" for n in range(6)]
+    captions = save_csv(tmp_path / "x.csv", [["image", "caption"], *([n, "x"] for n in names)])
+    others = {f"val/{n}.jpg": str(n).encode() for n in range(6)}
+    found, rejected = read(captions, save_folder(tmp_path / "val_only", others))
+    assert found == []
+    assert rejected == [
+        Rejected(
+            f"train/{n}.jpg",
+            "picture missing",
+            f"line {n + 2}: no such file; val/{n}.jpg is in another folder",
+        )
+        for n in range(6)
+    ]
+    right = {f"my/train/{n}.jpg": f"right {n}".encode() for n in range(6)}
+    found, rejected = read(captions, save_zip(tmp_path / "both.zip", others | right))
+    assert {item.image_id: item.data for item in found} == {
+        f"train/{n}.jpg": f"right {n}".encode() for n in range(6)
+    }
+    assert rejected == [] and "matched by file name" not in caplog.text
+    # Files without folders contradict none; but that the table's do not count is said.
+    flat = {f"{n}.jpg": str(n).encode() for n in range(6)}
+    found, rejected = read(captions, save_folder(tmp_path / "my" / "train", flat))
+    assert len(found) == 6 and rejected == [] and "matched by file name" not in caplog.text
+    found, rejected = read(captions, save_folder(tmp_path / "flat", flat))
+    assert len(found) == 6 and rejected == []
+    assert f"6 names give folders that {tmp_path / 'flat'} has not, such as train/0" in caplog.text
+
+
+def test_one_file_is_not_given_to_one_of_two_folders_at_random(tmp_path):
+    names = ["train/1.jpg", "val/1.jpg", "train/2.jpg"]
+    captions = save_csv(tmp_path / "x.csv", [["image", "caption"], *([n, "x"] for n in names)])
+    files = {f"{n}.jpg": str(n).encode() for n in (1, 2)}
+    found, rejected = read(captions, save_folder(tmp_path / "flat", files))
+    assert [item.image_id for item in found] == ["train/2.jpg"]
+    assert rejected == [
+        Rejected(
+            name, "picture ambiguous", f"line {n}: 1.jpg fits several names of different folders"
+        )
+        for n, name in enumerate(names[:2], start=2)
+    ]
+
+
+def test_a_text_too_long_for_a_caption_is_rejected(tmp_path):
+    rows = [["image", "caption"], ["a.jpg", "x" * 10_001], ["a.jpg", "a dog"]]
+    found, rejected = read(save_csv(tmp_path / "x.csv", rows), save_zip(tmp_path / "x.zip", FILES))
+    assert [item.captions for item in found] == [("a dog",)]
+    detail = "line 2: 10,001 characters, at most 10,000"
+    assert rejected == [Rejected("a.jpg", "caption too long", detail)]
+
+
 def test_a_number_is_no_caption(tmp_path):
     (tmp_path / "x.json").write_text('[{"id": "a", "text": 7}, {"id": "a", "text": "b"}]')
     found, rejected = read(tmp_path / "x.json", save_folder(tmp_path / "pictures", FILES))

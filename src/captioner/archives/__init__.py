@@ -6,6 +6,7 @@ encryption, and sizes that no honest archive declares are refused, with archive 
 message. `open_pictures` tells by the content which of the three it is.
 """
 
+import stat
 from pathlib import Path
 
 from captioner import CaptionerError
@@ -14,6 +15,7 @@ from captioner.archives.folders import Folder
 from captioner.archives.tars import Tar
 from captioner.archives.unpacking import PACKED
 from captioner.archives.zips import Archive
+from captioner.files import irregular
 
 __all__ = ["Archive", "Container", "Folder", "Tar", "is_archive", "open_pictures"]
 
@@ -51,8 +53,11 @@ def is_archive(path: Path | str) -> bool:
 
 def _opener(path: Path) -> type[Container] | None:
     try:
-        if path.is_dir():
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             return Folder
+        if (what := irregular(mode)) is not None:  # a pipe would be waited for without end
+            raise CaptionerError(f"{path}: is {what}; expected a folder, zip or tar")
         with path.open("rb") as file:
             start = file.read(512)
     except FileNotFoundError:

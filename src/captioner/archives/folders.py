@@ -5,7 +5,9 @@ import stat
 from pathlib import Path
 
 from captioner import CaptionerError
+from captioner.archives import container
 from captioner.archives.container import Container
+from captioner.files import irregular, leads_out, read_regular
 
 
 class Folder(Container):
@@ -29,9 +31,9 @@ class Folder(Container):
                     mode = path.stat().st_mode
                 except OSError as error:  # a link to nothing too, and one in a circle
                     raise self._unreadable(error) from None
-                if path.is_symlink() and not path.resolve().is_relative_to(root):
+                if leads_out(path, root):
                     raise self._refuse(relative, "is a link that leads out of the folder")
-                if stat.S_ISREG(mode):
+                if irregular(mode) is None:
                     names.append(relative)
                 elif not stat.S_ISDIR(mode):
                     raise self._refuse(relative, "is neither file nor folder")
@@ -41,10 +43,10 @@ class Folder(Container):
     def read(self, name: str) -> bytes:
         if name not in self._known:
             raise self._missing(name)
-        path = self.path / name
         try:
-            self._check_size(name, path.stat().st_size)
-            return path.read_bytes()
+            return read_regular(self.path / name, container.MAX_READ)
+        except CaptionerError as error:
+            raise self._refuse(name, str(error)) from None
         except OSError as error:
             raise self._unreadable(error) from None
 

@@ -31,9 +31,11 @@ from captioner.caption_files.content import decoded, named, read_bytes
 from captioner.caption_files.json_files import json_records
 from captioner.caption_files.records import (
     HYPOTHESIS_NAMES,
+    MAX_CAPTION,
     PICTURE_NAMES,
     REFERENCE_NAMES,
     Record,
+    check_rows,
     kind,
     lines,
 )
@@ -135,6 +137,11 @@ def _captions(place: str, value: object) -> list[str]:
             raise CaptionerError(
                 f"{place}: a caption is {kind(caption)} and no text; mend it or leave it out"
             )
+        if len(caption) > MAX_CAPTION:
+            raise CaptionerError(
+                f"{place}: a caption of {len(caption):,} characters, at most {MAX_CAPTION:,} are "
+                "possible; cut it or leave it out"
+            )
     return captions
 
 
@@ -158,6 +165,7 @@ def _records(path: Path, names: Sequence[str]) -> Iterator[Record]:
 
 
 def _token_records(text: str) -> Iterator[Record]:
+    check_rows(text.count("\n"))
     for where, line in lines(text):
         match = _TOKEN_LINE.fullmatch(line)
         if match is None:

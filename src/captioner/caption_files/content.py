@@ -6,8 +6,11 @@ from pathlib import Path, PurePosixPath
 
 from captioner import CaptionerError
 from captioner.caption_files.records import listed
+from captioner.files import read_regular
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".pq"})
+
+MAX_TABLE = 2 * 2**30  # bytes; the captions of 12 million pictures of the web are 2.5 GB of text
 
 
 @contextmanager
@@ -21,7 +24,7 @@ def named(path: Path | str) -> Iterator[None]:
 
 def read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, MAX_TABLE)
     except FileNotFoundError:
         raise CaptionerError("no such file") from None
     except IsADirectoryError:

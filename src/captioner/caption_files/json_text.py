@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from captioner import CaptionerError
-from captioner.caption_files.records import lines, shown
+from captioner.caption_files.records import MAX_VALUES, lines, shown
 
 # A text in JSON, or what Python reads in JSON though it is none.
 _JSON_TEXT_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity')
@@ -23,6 +23,8 @@ def json_values(
     Args:
         number: what is made of a number's text; default: Python's numbers.
     """
+    if text.count(",") > MAX_VALUES:
+        raise CaptionerError(f"holds more than {MAX_VALUES:,} values; is it the right file?")
     try:
         document, constants = _parsed(text, number)
     except json.JSONDecodeError as error:

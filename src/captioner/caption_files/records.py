@@ -3,9 +3,18 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from captioner import CaptionerError
+
 PICTURE_NAMES = ("image_id", "image", "file_name", "filename", "picture", "id")
 REFERENCE_NAMES = ("references", "captions", "caption", "text", "title", "sentence")
 HYPOTHESIS_NAMES = ("caption", "captions", "text", "title", "sentence")
+
+# Bounds on what is read at once, far above any data set of captions in use (COCO: 0.6 million).
+MAX_ROWS = 5_000_000
+MAX_COLUMNS = 10_000
+MAX_VALUES = 20_000_000  # of a JSON file; with all its tokens Karpathy's COCO has 10 million
+MAX_CAPTION = 10_000  # characters, some 2,000 words; longer texts are no captions
+MAX_CELL, MAX_TEXT = 2**20, 2**30  # bytes of a cell, and of all, in Parquet
 
 # Where it stands in the file as a person counts, the id as it stands there, the caption or captions
 Record = tuple[str, object, object]
@@ -19,6 +28,14 @@ class Number:
 
     def __str__(self) -> str:
         return self.text
+
+
+def check_rows(number: int) -> None:
+    """Raise CaptionerError for more rows than are read at once."""
+    if number > MAX_ROWS:
+        raise CaptionerError(
+            f"holds more than {MAX_ROWS:,} rows; take those of your pictures out of it"
+        )
 
 
 def lines(text: str) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,8 @@ from captioner.caption_files.json_text import json_values
 from captioner.caption_files.records import REFERENCE_NAMES, Number, kind
 from captioner.caption_files.tables import (
     csv_rows,
+    open_parquet,
+    parquet_batches,
     parquet_errors,
     refuse_list_as_text,
     whole_numbers,
@@ -41,7 +43,13 @@ def csv_cells(
 ) -> tuple[list[str], Iterable[Cells]]:
     """`choose` names the columns of pictures and captions in a header; None where it has none, and
     is perhaps the header of another delimiter."""
-    header, rows = csv_rows(text, lambda header: choose(_stripped(header)) is not None)
+
+    def picture_column(header: list[str]) -> int | None:
+        header = _stripped(header)
+        chosen = choose(header)
+        return None if chosen is None else header.index(chosen[0])
+
+    header, rows = csv_rows(text, picture_column)
     header = _stripped(header)
     if rows is None:
         return header, ()
@@ -63,11 +71,8 @@ def _stripped(header: Sequence[str]) -> list[str]:
 
 
 def parquet_cells(data: bytes) -> tuple[list[str], Iterable[Cells]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     with parquet_errors():
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = open_parquet(data)
         columns = [field.name for field in file.schema_arrow if _is_readable(field.type)]
     return _stripped(columns), _parquet_rows(file, columns)
 
@@ -75,7 +80,7 @@ def parquet_cells(data: bytes) -> tuple[list[str], Iterable[Cells]]:
 def _parquet_rows(file: "pq.ParquetFile", columns: list[str]) -> Iterator[Cells]:
     header, row = _stripped(columns), 0
     with parquet_errors():
-        for batch in file.iter_batches(columns=columns):
+        for batch in parquet_batches(file, columns):
             values = [_values(batch.column(name)) for name in columns]
             for cells in zip(*values, strict=True):
                 row += 1

@@ -5,16 +5,34 @@ import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from captioner import CaptionerError
-from captioner.caption_files.records import PICTURE_NAMES, Record, listed
+from captioner.caption_files.records import (
+    MAX_CELL,
+    MAX_COLUMNS,
+    MAX_TEXT,
+    PICTURE_NAMES,
+    Record,
+    check_rows,
+    listed,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 _WHOLE = re.compile(r"-?\d+\.0")
 _LIST_AS_TEXT = re.compile(r"\s*\[\s*(['\"]).*['\"]\s*\]\s*", re.DOTALL)
 
 
 def table_records(text: str, names: Sequence[str]) -> Iterator[Record]:
-    header, rows = csv_rows(text, lambda header: None not in _columns(header, names))
+
+    def picture_column(header: list[str]) -> int | None:
+        columns = _columns(header, names)
+        return None if None in columns else columns[0]
+
+    header, rows = csv_rows(text, picture_column)
     if rows is None:
         raise _no_columns(header, names)
     image_id, caption = _columns(header, names)
@@ -28,40 +46,72 @@ def table_records(text: str, names: Sequence[str]) -> Iterator[Record]:
 
 
 def csv_rows(
-    text: str, fits: Callable[[list[str]], bool]
+    text: str, picture_column: Callable[[list[str]], int | None]
 ) -> tuple[list[str], Iterator[tuple[str, list[str]]] | None]:
-    """The header and the rows, each with its place, by the first delimiter whose header `fits`.
+    """The header and the rows, each with its place, by the first delimiter whose header fits.
 
     Where none fits: None for the rows, and the longest header, for the message.
+
+    Args:
+        picture_column: where a header has the pictures' names; None where it does not fit.
     """
+    check_rows(text.count("\n"))
+    csv.field_size_limit(2**31 - 1)  # cells of embeddings are longer than the usual 131,072
+    lines = io.StringIO(text, newline="").readlines()
     headers = []
     for delimiter in ",;\t":  # the header decides: captions hold commas and semicolons of their own
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        rows = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             header = next((row for row in rows if any(cell.strip() for cell in row)), [])
         except csv.Error:
             continue
         headers.append(header)
-        if fits(header):
-            return header, _rows_below(rows, header)
+        if len(header) <= MAX_COLUMNS and (picture := picture_column(header)) is not None:
+            return header, _rows_below(rows, header, picture, lines, delimiter)
     return max(headers, key=len, default=[]), None
 
 
-def _rows_below(rows: "csv._reader", header: list[str]) -> Iterator[tuple[str, list[str]]]:
+def _rows_below(
+    rows: "csv._reader", header: list[str], picture: int, lines: list[str], delimiter: str
+) -> Iterator[tuple[str, list[str]]]:
     line = rows.line_num + 1
     try:
         for row in rows:
-            where, line = f"line {line}", rows.line_num + 1
+            first, line = line, rows.line_num + 1
+            where = f"line {first}"
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(header):
+                spans = f", up to line {line - 1} in quotes" if line - 1 > first else ""
                 raise CaptionerError(
-                    f"{where}: {len(row)} fields where the header has {len(header)}; put captions "
-                    'that hold the delimiter into quotes ("")'
+                    f"{where}: {len(row)} fields{spans} where the header has {len(header)}; put "
+                    'captions that hold the delimiter into quotes ("")'
                 )
+            inner = csv.reader(lines[first : line - 1], delimiter=delimiter, quoting=csv.QUOTE_NONE)
+            kind = _kind_of_name(row[picture])
+            for cells in inner:
+                alike = len(cells) == len(header) and _kind_of_name(cells[picture]) == kind
+                if alike and kind is not None:
+                    raise CaptionerError(
+                        f"{where}: a quote opens a cell that goes on to line {line - 1}, over "
+                        "lines that look like rows of their own; close or double the quote, or "
+                        "write the cell in one line"
+                    )
             yield where, row
     except csv.Error as error:  # often a quote that is never closed: name the line that opened it
         raise CaptionerError(f"line {line}: no proper CSV ({error}); look at its quotes") from None
+
+
+def _kind_of_name(name: str) -> str | None:
+    """What tells the name of a picture from the words of a caption; None where nothing does."""
+    name = name.strip().strip('"')
+    if name.isdecimal():
+        return "number"
+    if " " in name:
+        return None
+    if (suffix := re.search(r"\.[A-Za-z]{3,4}$", name)) is not None:
+        return suffix[0].lower()
+    return "with digits" if re.search(r"\d", name) else None
 
 
 def refuse_list_as_text(where: str, image_id: str, caption: str) -> None:
@@ -84,21 +134,74 @@ def whole_numbers(names: list[str]) -> list[str]:
 
 
 def parquet_records(data: bytes, names: Sequence[str]) -> Iterator[Record]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     with parquet_errors():
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = open_parquet(data)
         header = file.schema_arrow.names
         columns = [header[i] for i in _columns(header, names) if i is not None]
         if len(columns) < 2:
             raise _no_columns(header, names)
         row = 0
-        for batch in file.iter_batches(columns=columns):
+        for batch in parquet_batches(file, columns):
             ids, captions = (batch.column(name).to_pylist() for name in columns)
             for image_id, value in zip(ids, captions, strict=True):
                 row += 1
                 yield f"row {row}", image_id, value
+
+
+def open_parquet(data: bytes) -> "pq.ParquetFile":
+    """A Parquet file, its rows and columns counted before any is read.
+
+    Texts stay in the file's dictionaries: a long one that a million rows repeat is there once.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
+        check_rows(file.metadata.num_rows)
+        if file.metadata.num_columns > MAX_COLUMNS:
+            raise CaptionerError(f"has more than {MAX_COLUMNS:,} columns; leave some out")
+        schema = file.schema_arrow
+    texts = [field.name for field in schema if field.type in (pa.string(), pa.large_string())]
+    return pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
+
+
+def parquet_batches(file: "pq.ParquetFile", columns: list[str]) -> Iterator["pa.RecordBatch"]:
+    """Batches of rows.
+
+    Raises:
+        CaptionerError: too long a cell, too much text, or more rows than the file says.
+    """
+    import pyarrow.compute as pc
+
+    rows = text = 0
+    for batch in file.iter_batches(batch_size=1024, columns=columns):
+        rows += batch.num_rows
+        check_rows(rows)
+        for name, column in zip(columns, batch.columns, strict=True):
+            lengths = _lengths(column)
+            text += pc.sum(lengths).as_py() or 0
+            longest = pc.max(lengths).as_py() or 0
+            if longest > MAX_CELL or text > MAX_TEXT:
+                much = f"a cell of {longest:,} bytes" if longest > MAX_CELL else "too much text"
+                raise CaptionerError(
+                    f"rows {rows - batch.num_rows + 1} to {rows}, column {name:.40}: {much}; is it "
+                    "the right file?"
+                )
+        yield batch
+
+
+def _lengths(column: "pa.Array") -> "pa.Array":
+    """Bytes of each text in a column, of lists of each text in them; nothing of other values."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        return _lengths(column.dictionary).take(column.indices)
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = column.flatten()
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return pc.binary_length(column)
+    return pa.nulls(len(column), pa.int64())
 
 
 @contextmanager

@@ -146,6 +146,8 @@ def run(options: argparse.Namespace) -> int:
 
     import captioner.quiet_tensorflow  # noqa: F401  (before bundle imports TensorFlow)
     from captioner import bundle
+    from captioner.archives.container import MAX_READ
+    from captioner.files import read_regular
 
     speaker = bundle.load(folder, options.beam, min(BATCH, len(paths)))
     several = options.sample or options.number is not None
@@ -157,7 +159,7 @@ def run(options: argparse.Namespace) -> int:
         read, pictures = [], []
         for path in paths[start : start + BATCH]:
             try:
-                pictures.append(speaker.prepare(path.read_bytes()))
+                pictures.append(speaker.prepare(read_regular(path, MAX_READ)))
                 read.append(path)
             except CaptionerError as error:
                 complain(f"{path}: {error}")
@@ -194,26 +196,57 @@ def _captions(
 def picture_files(arguments: Sequence[Path]) -> tuple[list[Path], bool]:
     """Files as they are named, folders with all pictures below them, hidden ones left out.
 
+    Of a folder only regular files count, and no link that leads out of it; a file that is named by
+    itself may be a link to anywhere. Links to folders inside are not entered: those are found.
+
     Returns:
-        the files, and whether something could not be read (named on stderr).
+        the files, and whether something was left out (named on stderr).
     """
-    files, failures = [], []
+    from captioner.files import irregular, leads_out
+
+    files, problems = [], []
+
+    def unreadable(error: OSError) -> None:
+        problems.append(f"{error.filename}: {error.strerror}")
+
+    def usable(path: Path, root: Path) -> bool:
+        """Whether it may be read or entered; where not, note why."""
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:  # a link to nothing too, and one in a circle
+            unreadable(error)
+            return False
+        what = irregular(mode)
+        if leads_out(path, root):
+            problems.append(f"{path}: is a link that leads out of the folder; name it by itself")
+        elif what not in (None, "a folder"):
+            problems.append(f"{path}: is {what} and no picture")
+        else:
+            return True
+        return False
+
     for argument in arguments:
         try:
-            argument.stat()
+            what = irregular(argument.stat().st_mode)
         except OSError as error:
-            failures.append(error)
+            unreadable(error)
             continue
-        if not argument.is_dir():
+        if what is None:
             files.append(argument)
-            continue
-        for folder, subfolders, names in os.walk(argument, onerror=failures.append):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            files += [
-                Path(folder, name)
-                for name in sorted(names)
-                if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-            ]
-    for error in failures:
-        complain(f"{error.filename}: {error.strerror}")
-    return files, bool(failures)
+        elif what != "a folder":
+            problems.append(f"{argument}: is {what} and no picture")
+        else:
+            root = argument.resolve()
+            for folder, subfolders, names in os.walk(argument, onerror=unreadable):
+                subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+                for name in subfolders:
+                    usable(Path(folder, name), root)
+                found = (
+                    Path(folder, name)
+                    for name in sorted(names)
+                    if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+                )
+                files += [path for path in found if usable(path, root)]
+    for problem in problems:
+        complain(problem)
+    return files, bool(problems)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captioner import CaptionerError
-from captioner.cli.terminal import name_pictures, pictures, printable
+from captioner.cli.terminal import complain, name_pictures, pictures, printable
 
 if TYPE_CHECKING:
     from captioner.comparison import Comparison
@@ -62,6 +62,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="N",
         help="captions shown that changed their picture's CIDEr-D most (default: 20)",
     )
+    compare.add_argument(
+        "--split-characters",
+        action="store_true",
+        help="make each Chinese and Japanese character a word, as tokenize.split_characters does",
+    )
     compare.add_argument("--json", action="store_true", help="print JSON in full precision")
     compare.set_defaults(run=run)
 
@@ -97,7 +102,11 @@ def run(options: argparse.Namespace) -> int:
         only = [image_id for image_id in side if image_id not in common]
         one_sided |= bool(only)
         name_pictures(only, f"a caption in {name} but no match in the other, or no references")
-    comparison = compare(common, *sides, changes=options.changes)
+    comparison = compare(
+        common, *sides, changes=options.changes, split_characters=options.split_characters
+    )
+    for warning in comparison.warnings:
+        complain(warning)
     if options.json:
         print(json.dumps(_as_json(comparison), indent=2), flush=True)
     else:
@@ -149,6 +158,7 @@ def _as_json(comparison: "Comparison") -> dict:
     return {
         "pictures": comparison.pictures,
         "same_captions": comparison.same_captions,
+        "warnings": comparison.warnings,
         "measures": {
             name: {"a": a, "b": b, **comparison.differences[name]._asdict()}
             for name, (a, b) in comparison.scores.items()

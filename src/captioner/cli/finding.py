@@ -120,10 +120,16 @@ def query_picture(options: argparse.Namespace, collection: "Collection") -> "Que
     import hashlib
 
     from captioner import recommend
+    from captioner.archives.container import MAX_READ
+    from captioner.files import read_regular
 
     if not Path(options.picture).is_file():
         return recommend.query_of(collection, options.picture)
-    data = Path(options.picture).read_bytes()
+    try:
+        data = read_regular(options.picture, MAX_READ)
+    except (CaptionerError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CaptionerError(f"{options.picture}: {reason}") from None
     sha256 = hashlib.sha256(data).hexdigest()
     table = collection.pictures
     if (table["sha256"] == sha256).any():  # the vectors are there already

@@ -79,6 +79,8 @@ def add(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from captioner import collection
+    from captioner.archives.container import MAX_READ
+    from captioner.files import read_regular
 
     _refuse_the_pipelines(options.index)
     exists = (options.index / collection.MANIFEST).exists()
@@ -105,7 +107,7 @@ def add(options: argparse.Namespace) -> int:
     bar = tqdm(paths, "pictures", unit="picture", disable=None)
     for path in bar:
         try:
-            data = path.read_bytes()
+            data = read_regular(path, MAX_READ)
             sha256 = hashlib.sha256(data).hexdigest()
             if sha256 in known:
                 counts["again"] += 1

@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +39,9 @@ files, told by their content and suffix:
                   each reference; Parquet columns may hold lists of them
   Flickr8k        dog.jpg#0<TAB>a dog
 
-The scores are those of the COCO caption reference: fractions of 1, CIDEr-D from 0 to 10.
+The scores are those of the COCO caption reference: fractions of 1, CIDEr-D from 0 to 10. What makes
+them meaningless is said on stderr, and in JSON under "warnings": text without blanks between words,
+references that are all alike, captions without a word, references scored against themselves.
 
 exit codes: 0 all pictures are scored, or --common; 1 some pictures are in one file only (named on
 stderr), the others are scored; 2 nothing is scored: a wrong argument, a file that cannot be used,
@@ -77,6 +78,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="split both at blanks and leave them alone, instead of COCO's PTB tokens",
     )
     score.add_argument(
+        "--split-characters",
+        action="store_true",
+        help="make each Chinese and Japanese character a word, as tokenize.split_characters does",
+    )
+    score.add_argument(
         "--java-metrics",
         nargs="+",
         choices=("meteor", "spice"),
@@ -103,6 +109,8 @@ def run(options: argparse.Namespace) -> int:
     """Score what `options` names; returns the exit code."""
     from captioner.caption_files import read_hypotheses, read_references
 
+    if options.pre_tokenized and options.split_characters:
+        raise CaptionerError("--pre-tokenized and --split-characters: leave one of them out")
     if options.java_metrics:  # what is missing is said before anything is read
         from captioner.metrics import java
 
@@ -118,23 +126,30 @@ def run(options: argparse.Namespace) -> int:
         raise CaptionerError(
             f"{options.references} and {options.hypotheses}: no picture in common "
             f"({next(iter(references)):.80} and {next(iter(hypotheses)):.80}, for example); "
-            + _likely_cause(references, hypotheses)
+            + (_likely_cause(references, hypotheses) or "do both describe the same pictures?")
         )
     name_pictures(only["references"], "references but no hypothesis")
     name_pictures(only["hypotheses"], "a hypothesis but no references")
     mismatch = any(only.values()) and not options.common
     if mismatch:
         complain(f"scored: {pictures(len(common))} in both files; --common if that is meant")
-    empty = sum(not hypotheses[image_id].strip() for image_id in common)
-    if empty:
-        complain(f"{empty:,} of {len(common):,} hypotheses are empty and score 0")
+        few = 2 * len(common) <= min(len(references), len(hypotheses))
+        if few and (cause := _likely_cause(references, hypotheses, len(common))):
+            complain(cause)
 
     known = [references[image_id] for image_id in common]
     said = [hypotheses[image_id] for image_id in common]
-    corpus, per_picture = _scores(known, said, options.pre_tokenized)
+    if options.split_characters:
+        from captioner.words import split_lines
+
+        known, said = list(map(split_lines, known)), split_lines(said)
+    tokenized = options.pre_tokenized or options.split_characters
+    corpus, per_picture, warnings = _scores(common, known, said, tokenized)
+    for warning in warnings:
+        complain(warning)
     if options.java_metrics:
         more, each = java.java_scores(
-            known, said, options.java_metrics, progress=True, tokenized=options.pre_tokenized
+            known, said, options.java_metrics, progress=True, tokenized=tokenized
         )
         corpus, per_picture = corpus | more, per_picture | each
     if not options.per_image:
@@ -146,6 +161,7 @@ def run(options: argparse.Namespace) -> int:
             "pictures": len(common),
             "references": captions,
             "unmatched": only,
+            "warnings": warnings,
         }
         if per_picture:
             found["per_image"] = _rows(per_picture, common)
@@ -155,8 +171,10 @@ def run(options: argparse.Namespace) -> int:
     return 1 if mismatch else 0
 
 
-def _likely_cause(references: Collection[str], hypotheses: Collection[str]) -> str:
-    """What to mend if most ids of both would agree but for one thing."""
+def _likely_cause(
+    references: Collection[str], hypotheses: Collection[str], matched: int = 0
+) -> str | None:
+    """What to mend if most ids of both, and more than `matched`, would agree but for one thing."""
 
     def number(image_id: str) -> str:
         digits = re.search(r"\d{4,}$", _without_suffix(image_id))  # COCO pads to 12
@@ -164,15 +182,16 @@ def _likely_cause(references: Collection[str], hypotheses: Collection[str]) -> s
 
     causes: list[tuple[str, Callable[[str], str]]] = [
         ("a suffix such as .jpg", _without_suffix),
+        ("zeros before the number", lambda image_id: image_id.lstrip("0") or "0"),
         ("the folder before the name", _without_folder),
         ("folder and suffix", lambda image_id: _without_suffix(_without_folder(image_id))),
         ("what is around the picture's number", number),
     ]
     for difference, simple in causes:
         one, other = {simple(i) for i in references}, {simple(i) for i in hypotheses}
-        if 2 * len(one & other) > min(len(one), len(other)):
+        if len(one & other) > max(matched, min(len(one), len(other)) / 2):
             return f"the ids seem to differ by {difference}; write them alike in both"
-    return "do both describe the same pictures?"
+    return None
 
 
 def _without_suffix(image_id: str) -> str:
@@ -184,20 +203,19 @@ def _without_folder(image_id: str) -> str:
 
 
 def _scores(
-    references: list[list[str]], hypotheses: list[str], tokenized: bool
-) -> tuple[Scores, PerPicture]:
-    """The scores of all pictures, and of each; warnings become lines on stderr."""
-    from captioner.metrics import caption_scores
+    image_ids: list[str], references: list[list[str]], hypotheses: list[str], tokenized: bool
+) -> tuple[Scores, PerPicture, list[str]]:
+    """The scores of all pictures, and of each, and what makes them doubtful."""
+    from captioner.score_checks import score_warnings, scorer_and_warnings
 
     captions = sum(map(len, references)) + len(hypotheses)
     if captions > MANY:
         complain(f"scoring {captions:,} captions ...")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        scores = caption_scores(references, hypotheses, tokenized=tokenized)
-    for warning in caught:
-        complain(str(warning.message))
-    return dict(scores.corpus), dict(scores.per_picture)
+    scorer, warnings = scorer_and_warnings(references, tokenized)
+    tokens = scorer.tokens(hypotheses)
+    scores = scorer.score_tokens(tokens)
+    warnings += score_warnings(image_ids, scorer.references, tokens, scores)
+    return dict(scores.corpus), dict(scores.per_picture), warnings
 
 
 def _rows(per_picture: "PerPicture", image_ids: list[str]) -> dict[str, Scores]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from captioner.archives import Container, open_pictures
-from captioner.archives.matching import is_picture, match_names
+from captioner.archives.matching import agree, folders_and_base, is_picture, match_names
 from captioner.caption_files import Columns, Row, read_rows
-from captioner.caption_files.records import kind
+from captioner.caption_files.records import MAX_CAPTION, kind
 from captioner.datasets import SPLITS, Picture, Rejected
 from captioner.datasets.splitting import draw_splits
 
@@ -90,7 +90,7 @@ def read(
     damaged: dict[str, str] = {}
     with open_pictures(pictures) as files:
         usable: dict[str, _Entry] = {}
-        for entry, found in _look_up(entries, files.names):
+        for entry, found in _look_up(entries, files):
             problem = _problem(entry, split_column is not None)
             if isinstance(found, Rejected) or problem is not None:
                 yield problem or found
@@ -120,7 +120,10 @@ def _add(row: Row, entries: dict[str, _Entry]) -> Iterator[Rejected]:
     entry.splits.setdefault(row.split, row.where)
     entry.groups.setdefault(row.group, row.where)
     for caption in row.captions or (None,):
-        if isinstance(caption, str) and caption.strip():
+        if isinstance(caption, str) and len(caption) > MAX_CAPTION:
+            detail = f"{row.where}: {len(caption):,} characters, at most {MAX_CAPTION:,}"
+            yield Rejected(row.picture, "caption too long", detail)
+        elif isinstance(caption, str) and caption.strip():
             entry.captions.append(caption)
         elif caption is None or isinstance(caption, str):
             yield Rejected(row.picture, "caption missing", row.where)
@@ -151,29 +154,69 @@ def _split(value: str | None) -> str | None:
 
 
 def _look_up(
-    entries: Mapping[str, _Entry], files: Sequence[str]
+    entries: Mapping[str, _Entry], pictures: Container
 ) -> Iterator[tuple[_Entry, str | Rejected]]:
     """Each entry with its file; two entries never share one."""
+    files = pictures.names
     matches = match_names(entries, files)
-    taken = {name: name for name in entries if matches[name] == [name]}  # file -> entry's name
+    owners = _owners(matches)
+    elsewhere = {folders_and_base(file)[1]: file for file in reversed(files)}
     for name, entry in entries.items():
         found, where = matches[name], entry.first.where
         if not found:
-            yield entry, Rejected(name, "picture missing", f"{where}: no such file")
+            other = elsewhere.get(folders_and_base(name)[1])
+            hint = "" if other is None else f"; {other:.80} is in another folder"
+            yield entry, Rejected(name, "picture missing", f"{where}: no such file{hint}")
         elif len(found) > 1:
             few = ", ".join(found[:3])
             yield entry, Rejected(name, "picture ambiguous", f"{where}: {len(found)} files: {few}")
-        elif taken.setdefault(found[0], name) != name:
-            other = taken[found[0]]
-            yield entry, Rejected(name, "picture named twice", f"{where}: also as {other}")
-        else:
+        elif (owner := owners[found[0]]) == name:
             yield entry, found[0]
+        elif owner is None:
+            reason = f"{where}: {found[0]} fits several names of different folders"
+            yield entry, Rejected(name, "picture ambiguous", reason)
+        else:
+            yield entry, Rejected(name, "picture named twice", f"{where}: also as {owner}")
+    # A file without folders contradicts no name; but was it train/1.jpg or val/1.jpg once?
+    root = pictures.path.resolve().as_posix()
+    bare = [
+        name
+        for name, found in matches.items()
+        if found and "/" not in found[0] and not agree(folders_and_base(name)[0], root)
+    ]
+    if bare:
+        log.info(
+            "table: %d names give folders that %s has not, such as %.80s; matched by file name",
+            len(bare),
+            pictures.path,
+            bare[0],
+        )
     named = {file for found in matches.values() for file in found}
     count = sum(file not in named and is_picture(file) for file in files)
     if count:
         pictures = "picture has" if count == 1 else "pictures have"
         left = "is" if count == 1 else "are"
         log.info("table: %d %s no caption and %s left out", count, pictures, left)
+
+
+def _owners(matches: Mapping[str, Sequence[str]]) -> dict[str, str | None]:
+    """File -> which of the names that mean it gets it.
+
+    That is the name with the file's very path, else the first; but None where the names contradict
+    each other (`train/1.jpg` and `val/1.jpg` for one `1.jpg`): then nobody knows.
+    """
+    names: dict[str, list[str]] = {}
+    for name, found in matches.items():
+        if len(found) == 1:
+            names.setdefault(found[0], []).append(name)
+    owners: dict[str, str | None] = {}
+    for file, those in names.items():
+        if file in those:
+            owners[file] = file
+        else:
+            longest = max(those, key=len)
+            owners[file] = those[0] if all(agree(name, longest) for name in those) else None
+    return owners
 
 
 def _units(

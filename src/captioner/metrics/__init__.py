@@ -77,15 +77,16 @@ class CaptionScorer:
             CaptionerError: no pictures, or a picture without a reference.
         """
         check_references(references)
-        if len(references) == 1:
-            warnings.warn(
-                "with one picture CIDEr-D is 0 by definition: every n-gram is in all pictures "
-                "(log 1)",
-                stacklevel=2,
-            )
         self._tokenized = tokenized
         tokens = iter(_tokens([one for group in references for one in group], tokenized))
         self._set([list(islice(tokens, len(group))) for group in references])
+        if not self._cider.telling:
+            pictures = "one picture" if len(references) == 1 else "references that are all alike"
+            warnings.warn(
+                f"with {pictures} CIDEr-D is 0 by definition: every n-gram is in all pictures "
+                "(log 1)",
+                stacklevel=2,
+            )
 
     def _set(self, references: list[list[list[str]]]) -> None:
         self.references = references  # as tokens
@@ -102,7 +103,11 @@ class CaptionScorer:
             raise CaptionerError(
                 f"{len(hypotheses)} captions for {len(self.references)} pictures; give one for each"
             )
-        return self.score_tokens(_tokens(hypotheses, self._tokenized))
+        return self.score_tokens(self.tokens(hypotheses))
+
+    def tokens(self, captions: Sequence[str]) -> list[list[str]]:
+        """The tokens of captions, as those of the references were found."""
+        return _tokens(captions, self._tokenized)
 
     def score_tokens(self, hypotheses: Sequence[list[str]]) -> CaptionScores:
         """Score one tokenized caption for each picture."""

@@ -18,12 +18,17 @@ _SIGMA = 6.0
 
 
 class CiderD:
-    """The CIDEr-D score against a fixed set of references, which are the documents as well."""
+    """The CIDEr-D score against a fixed set of references, which are the documents as well.
+
+    Attributes:
+        telling: whether any n-gram tells pictures apart; without one every score is 0.
+    """
 
     def __init__(self, references: ReferenceNGrams) -> None:
         self._references = references
         self._new_weight = math.log(references.pictures) if references.pictures else 0.0
         self._weights = self._new_weight - np.log(references.document_frequency)
+        self.telling = bool(self._weights.any())
         self._values = references.count * self._weights[references.ngram]
         self._norms = _norms(
             references.reference,
