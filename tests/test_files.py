@@ -359,7 +359,7 @@ def test_all_content_is_on_the_disk_before_it_takes_the_old_place(tmp_path, monk
     assert (path.stat().st_ino, True) in synced
     path.unlink()
     folder_of(path, {"old": "old"})
-    with atomic_folder(path) as temporary:
+    with atomic_folder(path, ("old",)) as temporary:
         folder_of(temporary, {"a": "1", "b/c": "2"})
     assert names(path) == ["a", "b"]
     assert {(file.stat().st_ino, True) for file in (path / "a", path / "b" / "c")} <= set(synced)

@@ -11,7 +11,7 @@ import yaml
 from captioner import CaptionerError, bundle, collection, saved_model
 from captioner.app.feedback import Feedback
 from captioner.cli import finding, main
-from captioner.files import atomic_folder
+from captioner.files import atomic_folder, write_checksums
 from captioner.images import write_shards
 from stages import encoder, features, joint, tokenize, train
 from tests.test_collection import LOOKS, MEANING, MODEL, columns
@@ -75,6 +75,7 @@ def here(tmp_path, monkeypatch) -> Path:
     for name in ("projector_config.pbtxt", "words.tsv"):
         Path("mine/projector").mkdir(exist_ok=True)
         Path("mine/projector", name).write_text("embeddings {")
+    write_checksums("mine/projector/checksums.json")
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["dataset"] = "table"
     params["datasets"]["table"]["download"] |= {"captions": "c.csv", "pictures": "album"}
