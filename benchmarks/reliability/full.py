@@ -117,7 +117,7 @@ def _run(command: Command, disk: _Disk, file_size: int | None = None) -> tuple[R
 def _measure(command: Command, disk: _Disk) -> None:
     disk.copy(command.template)
     ran, taken = _run(command, disk)
-    if ran.code != 0:
+    if ran.code != command.done:
         raise SystemExit(f"reliability: undisturbed {command.name}: {ran.out}{ran.err}")
     files = [p for name in command.outputs for p in (disk.folder / name).rglob("*") if p.is_file()]
     files += [disk.folder / name for name in command.outputs if (disk.folder / name).is_file()]
@@ -150,7 +150,7 @@ def _outcome(case: int, command: Command, part: float, disk: _Disk) -> Outcome:
     disk.fill(leave)
     ran, _ = _run(command, disk, None if disk.mounted else leave)
     (disk.place / "ballast").unlink(missing_ok=True)
-    verdict, detail = commands.judge(ran, (0, 2))
+    verdict, detail = commands.judge(ran, (command.done, 2))
     if verdict == "ok":
         try:
             _check(command, ran, before, disk.folder)
@@ -168,11 +168,13 @@ def _check(command: Command, ran: Ran, before: dict[str, object], folder: Path) 
     after = _state(command, folder)
     for name, value in after.items():
         # DVC removes the outputs of a stage before it starts, and does not take half of them.
-        earlier = value == before[name] and (ran.code != 0 or before == command.whole)
+        earlier = value == before[name] and (ran.code == 2 or before == command.whole)
         if not earlier and value != command.whole[name]:
             raise Wrong(f"exit code {ran.code}: {name} is neither whole nor as before")
-    if ran.code == 0 and after != command.whole:
-        raise Wrong(f"exit code 0: {[n for n in after if after[n] != command.whole[n]]} missing")
+    if ran.code != 2 and after != command.whole:
+        raise Wrong(
+            f"exit code {ran.code}: {[n for n in after if after[n] != command.whole[n]]} missing"
+        )
     if ran.code == 2:
         lines = [line for line in ran.err.splitlines() if line.strip() and "%|" not in line]
         known = ("captioner: ", f"{command.name.removeprefix('stage ')}: ")
