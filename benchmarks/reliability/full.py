@@ -1,8 +1,8 @@
 """A full disk, at 20 sizes, for everything that writes.
 
-The folder lies on a small tmpfs where this user may mount one; a file takes all of it but the bytes
-that a case leaves: from none to a quarter more than the command needs undisturbed. Elsewhere a
-limit of file sizes stands for it, which the row then says. A command either works or says why not
+The folder lies on a small tmpfs where this user may mount one; its size is
+changed to what a case leaves: from nothing to a quarter more than the command needs undisturbed.
+Elsewhere a limit of file sizes stands for it, which the outcome then says. A command either works or says why not
 in one line, with exit code 2; its outputs are whole, or as they were before.
 """
 
@@ -24,7 +24,7 @@ from captioner.files import digest
 
 PAGE = 4096  # bytes that a tmpfs gives at a time
 SIZES, FEW = 20, 5  # of the disk; of commands that start TensorFlow
-ROOM = 512 * 2**20  # bytes of the whole tmpfs
+ROOM = 4 * 2**30  # bytes of the whole tmpfs; it takes memory only for what is written
 
 
 def run(log: Log, share: float, seed: int, scratch: Path, bundle: Callable[[], Path]) -> None:
@@ -65,7 +65,7 @@ class _Disk:
         self.folder = place / "folder"
 
     def copy(self, template: Path) -> None:
-        (self.place / "ballast").unlink(missing_ok=True)
+        self._resize(ROOM)
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(template, self.folder)
 
@@ -73,11 +73,16 @@ class _Disk:
         found = os.statvfs(self.place)
         return found.f_bavail * found.f_frsize
 
-    def fill(self, leave: int) -> None:
-        size = self.free() - leave
-        if self.mounted and size > 0:
-            with (self.place / "ballast").open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
+    def leave(self, size: int) -> None:
+        """Make the disk so small that only `size` bytes (in whole pages) are free."""
+        found = os.statvfs(self.place)
+        self._resize((found.f_blocks - found.f_bfree) * found.f_frsize + size)
+
+    def _resize(self, size: int) -> None:
+        if self.mounted:
+            options = f"remount,size={max(size, PAGE)}"
+            command = ["mount", "-o", options, str(self.place)]
+            subprocess.run(command, check=True, capture_output=True)
 
 
 @contextlib.contextmanager
@@ -147,9 +152,10 @@ def _outcome(case: int, command: Command, part: float, disk: _Disk) -> Outcome:
     disk.copy(command.template)
     before = _state(command, disk.folder)
     leave = int(part * command.needs)
-    disk.fill(leave)
+    disk.leave(leave)
     ran, _ = _run(command, disk, None if disk.mounted else leave)
-    (disk.place / "ballast").unlink(missing_ok=True)
+    if disk.mounted:
+        disk.leave(ROOM)
     verdict, detail = commands.judge(ran, (command.done, 2))
     if verdict == "ok":
         try:
