@@ -1,9 +1,9 @@
 """A full disk, at 20 sizes, for everything that writes.
 
-The folder lies on a small tmpfs where this user may mount one; its size is
-changed to what a case leaves: from nothing to a quarter more than the command needs undisturbed.
-Elsewhere a limit of file sizes stands for it, which the outcome then says. A command either works or says why not
-in one line, with exit code 2; its outputs are whole, or as they were before.
+The folder lies on a tmpfs where this user may mount one; its size is changed to what a case leaves:
+from nothing to a quarter more than the command needs undisturbed. Elsewhere a limit of file sizes
+stands for it, which the outcome then says. A command either works or says why not in one line, with
+exit code 2; its outputs are whole, or as they were before.
 """
 
 import atexit
