@@ -1,9 +1,9 @@
 """A full disk, at 20 sizes, for everything that writes.
 
-The folder lies on a small tmpfs where this user may mount one; a file takes all of it but the bytes
-that a case leaves: from none to a quarter more than the command needs undisturbed. Elsewhere a
-limit of file sizes stands for it, which the row then says. A command either works or says why not
-in one line, with exit code 2; its outputs are whole, or as they were before.
+The folder lies on a tmpfs where this user may mount one; its size is changed to what a case leaves:
+from nothing to a quarter more than the command needs undisturbed. Elsewhere a limit of file sizes
+stands for it, which the outcome then says. A command either works or says why not in one line, with
+exit code 2; its outputs are whole, or as they were before.
 """
 
 import atexit
@@ -24,7 +24,7 @@ from captioner.files import digest
 
 PAGE = 4096  # bytes that a tmpfs gives at a time
 SIZES, FEW = 20, 5  # of the disk; of commands that start TensorFlow
-ROOM = 512 * 2**20  # bytes of the whole tmpfs
+ROOM = 4 * 2**30  # bytes of the whole tmpfs; it takes memory only for what is written
 
 
 def run(log: Log, share: float, seed: int, scratch: Path, bundle: Callable[[], Path]) -> None:
@@ -65,7 +65,7 @@ class _Disk:
         self.folder = place / "folder"
 
     def copy(self, template: Path) -> None:
-        (self.place / "ballast").unlink(missing_ok=True)
+        self._resize(ROOM)
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.copytree(template, self.folder)
 
@@ -73,11 +73,16 @@ class _Disk:
         found = os.statvfs(self.place)
         return found.f_bavail * found.f_frsize
 
-    def fill(self, leave: int) -> None:
-        size = self.free() - leave
-        if self.mounted and size > 0:
-            with (self.place / "ballast").open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
+    def leave(self, size: int) -> None:
+        """Make the disk so small that only `size` bytes (in whole pages) are free."""
+        found = os.statvfs(self.place)
+        self._resize((found.f_blocks - found.f_bfree) * found.f_frsize + size)
+
+    def _resize(self, size: int) -> None:
+        if self.mounted:
+            options = f"remount,size={max(size, PAGE)}"
+            command = ["mount", "-o", options, str(self.place)]
+            subprocess.run(command, check=True, capture_output=True)
 
 
 @contextlib.contextmanager
@@ -117,7 +122,7 @@ def _run(command: Command, disk: _Disk, file_size: int | None = None) -> tuple[R
 def _measure(command: Command, disk: _Disk) -> None:
     disk.copy(command.template)
     ran, taken = _run(command, disk)
-    if ran.code != 0:
+    if ran.code != command.done:
         raise SystemExit(f"reliability: undisturbed {command.name}: {ran.out}{ran.err}")
     files = [p for name in command.outputs for p in (disk.folder / name).rglob("*") if p.is_file()]
     files += [disk.folder / name for name in command.outputs if (disk.folder / name).is_file()]
@@ -147,10 +152,11 @@ def _outcome(case: int, command: Command, part: float, disk: _Disk) -> Outcome:
     disk.copy(command.template)
     before = _state(command, disk.folder)
     leave = int(part * command.needs)
-    disk.fill(leave)
+    disk.leave(leave)
     ran, _ = _run(command, disk, None if disk.mounted else leave)
-    (disk.place / "ballast").unlink(missing_ok=True)
-    verdict, detail = commands.judge(ran, (0, 2))
+    if disk.mounted:
+        disk.leave(ROOM)
+    verdict, detail = commands.judge(ran, (command.done, 2))
     if verdict == "ok":
         try:
             _check(command, ran, before, disk.folder)
@@ -168,11 +174,13 @@ def _check(command: Command, ran: Ran, before: dict[str, object], folder: Path) 
     after = _state(command, folder)
     for name, value in after.items():
         # DVC removes the outputs of a stage before it starts, and does not take half of them.
-        earlier = value == before[name] and (ran.code != 0 or before == command.whole)
+        earlier = value == before[name] and (ran.code == 2 or before == command.whole)
         if not earlier and value != command.whole[name]:
             raise Wrong(f"exit code {ran.code}: {name} is neither whole nor as before")
-    if ran.code == 0 and after != command.whole:
-        raise Wrong(f"exit code 0: {[n for n in after if after[n] != command.whole[n]]} missing")
+    if ran.code != 2 and after != command.whole:
+        raise Wrong(
+            f"exit code {ran.code}: {[n for n in after if after[n] != command.whole[n]]} missing"
+        )
     if ran.code == 2:
         lines = [line for line in ran.err.splitlines() if line.strip() and "%|" not in line]
         known = ("captioner: ", f"{command.name.removeprefix('stage ')}: ")
