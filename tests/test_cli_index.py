@@ -10,7 +10,7 @@ from captioner import bundle, collection
 from captioner.cli import main
 from captioner.embeddings import write_vectors
 from captioner.files import digest
-from tests.test_bundle import picture, write
+from tests.test_bundle import edit, picture, write
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,7 @@ def other_model(tmp_path_factory, model) -> Path:
     """As a model whose CNN or joint embedding is another one says of itself."""
     folder = tmp_path_factory.mktemp("other") / "bundle"
     shutil.copytree(model, folder)
-    settings = json.loads((folder / "bundle.json").read_text())
-    (folder / "bundle.json").write_text(json.dumps(settings | {"fingerprint": "cd" * 32}))
+    edit(folder / "bundle.json", fingerprint="cd" * 32)
     return folder
 
 
