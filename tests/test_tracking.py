@@ -524,6 +524,8 @@ def test_pyfunc_turns_base64_and_bytes_into_pictures_and_opens_no_path(tmp_path)
         model.predict(None, pd.DataFrame({"image": [b"<html>"]}))
     with pytest.raises(CaptionerError, match="number: 21, expected 1 to 20"):
         model.predict(None, frame, {"number": 21})
+    with pytest.raises(CaptionerError, match="number: 'x', expected 1 to 20"):
+        model.predict(None, frame, {"number": "x"})
 
 
 def test_a_bundle_leads_to_the_run_that_made_it(root):
