@@ -818,6 +818,11 @@ def test_more_rows_than_any_data_set_has_are_not_read(tmp_path, monkeypatch):
         for read in (read_references, read_hypotheses, lambda path: list(read_rows(path))):
             with pytest.raises(CaptionerError, match="holds more than"):
                 read(path)
+    monkeypatch.setattr(table_formats, "MAX_COLUMNS", 2)
+    wide = {"id": ["a"], "caption": ["x"], "c": [1]}
+    for name, data in (("w.parquet", parquet(wide)), ("w.csv", "id,caption,c\n1,x,2\n")):
+        with pytest.raises(CaptionerError, match="has 3 columns, at most 2; leave some out"):
+            read_references(save(tmp_path, name, data))
     tokens = save(tmp_path, "x.txt", "a#0\tx\n" * 4)
     with pytest.raises(CaptionerError, match="holds more than 3 rows"):
         read_references(tokens)

@@ -68,7 +68,14 @@ def csv_rows(
         headers.append(header)
         if len(header) <= MAX_COLUMNS and (picture := picture_column(header)) is not None:
             return header, _rows_below(rows, header, picture, lines, delimiter)
-    return max(headers, key=len, default=[]), None
+    header = max(headers, key=len, default=[])
+    _check_columns(len(header))
+    return header, None
+
+
+def _check_columns(number: int) -> None:
+    if number > MAX_COLUMNS:
+        raise CaptionerError(f"has {number:,} columns, at most {MAX_COLUMNS:,}; leave some out")
 
 
 def _rows_below(
@@ -158,8 +165,7 @@ def open_parquet(data: bytes) -> "pq.ParquetFile":
 
     with pq.ParquetFile(pa.BufferReader(data)) as file:
         check_rows(file.metadata.num_rows)
-        if file.metadata.num_columns > MAX_COLUMNS:
-            raise CaptionerError(f"has more than {MAX_COLUMNS:,} columns; leave some out")
+        _check_columns(file.metadata.num_columns)
         schema = file.schema_arrow
     texts = [field.name for field in schema if field.type in (pa.string(), pa.large_string())]
     return pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
