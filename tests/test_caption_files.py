@@ -776,6 +776,8 @@ def test_a_lone_quote_that_swallows_rows_is_named(read, tmp_path):
         ('image,caption\n1.jpg,"a dog\n2.jpg,a cat\n3.jpg,a 5"\n4.jpg,b\n', "line 2: .* line 4"),
         ('caption;image\na dog;1.jpg\n"a cat;2.jpg\na 5"";3.jpg\nb";4.jpg\n', "line 3: .* line 5"),
         ('id\tcaption\n1\t"a dog\n2\ta 5"\n3\ta cat\n', "line 2: .* line 3"),
+        ('id,text\nmy 1.JPG,"a\nmy 2.jpg,b\nmy 3.jpg,c"\n', "line 2: .* line 4"),
+        ('id,text\ndog,"a dog runs\ncat,two cats\nbus,a 5"\nsea,waves\n', "line 2: .* line 4"),
         ('image,x,caption\na1,"1\nb2,2,a dog\nc3,2",b\n', "line 2: .* line 4"),
     ]:
         path = save(tmp_path, "x.csv", text)
@@ -785,6 +787,7 @@ def test_a_lone_quote_that_swallows_rows_is_named(read, tmp_path):
 
 def test_captions_of_several_lines_are_captions(tmp_path):
     text = 'image,caption\n1.jpg,"a dog,\nrunning, fast\n2 cats, 3 birds"\n2.jpg,"a ""cat"""\n'
+    assert read_hypotheses(save(tmp_path, "w.csv", 'id,text\ndog,"it runs\nfast, far"\n'))
     expected = {"1.jpg": "a dog,\nrunning, fast\n2 cats, 3 birds", "2.jpg": 'a "cat"'}
     assert read_hypotheses(save(tmp_path, "x.csv", text)) == expected
 
@@ -818,6 +821,11 @@ def test_more_rows_than_any_data_set_has_are_not_read(tmp_path, monkeypatch):
         for read in (read_references, read_hypotheses, lambda path: list(read_rows(path))):
             with pytest.raises(CaptionerError, match="holds more than"):
                 read(path)
+    monkeypatch.setattr(table_formats, "MAX_COLUMNS", 2)
+    wide = {"id": ["a"], "caption": ["x"], "c": [1]}
+    for name, data in (("w.parquet", parquet(wide)), ("w.csv", "id,caption,c\n1,x,2\n")):
+        with pytest.raises(CaptionerError, match="has 3 columns, at most 2; leave some out"):
+            read_references(save(tmp_path, name, data))
     tokens = save(tmp_path, "x.txt", "a#0\tx\n" * 4)
     with pytest.raises(CaptionerError, match="holds more than 3 rows"):
         read_references(tokens)

@@ -505,6 +505,12 @@ def test_characters_that_the_tokenizer_loses():
     assert found_in("𠮷 狗", split=True)["lost"] == []
 
 
+@pytest.mark.parametrize("placeholder", ["nan", "None", " NULL", "<NA>", "#N/A"])
+def test_words_that_programs_write_for_a_missing_caption(placeholder):
+    odd = found_in("a dog", placeholder, "a nan bread", "none of them")["odd"]
+    assert odd["placeholders"] == {"captions": 1, "example": placeholder}
+
+
 @pytest.mark.parametrize(
     ("damaged", "kind"),
     [
@@ -556,6 +562,7 @@ def test_whole_text_is_not_taken_for_damaged(whole):
     [
         ("a dog \x07 runs", "control characters: in 1 captions, for example 'a dog \\x07 runs'"),
         ("a caf\ufffd", "replacement characters: in 1 captions"),
+        ("nan", "placeholders: in 1 captions, for example 'nan'; programs write such words for a"),
         ("a cafÃ©", "mojibake: in 1 captions, for example 'a cafÃ©'"),
         (
             "a 🐕 runs",

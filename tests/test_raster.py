@@ -2,8 +2,10 @@
 
 import io
 import struct
+import warnings
 import zlib
 from dataclasses import astuple
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from captioner import CaptionerError
-from captioner.raster import PictureError, decode, perceptual_hashes, prepare
+from captioner.raster import PictureError, decode, perceptual_hashes, prepare, silence_decoders
 
 MAX = 10_000_000
 
@@ -462,3 +464,23 @@ def test_webp_that_ends_with_its_size_is_refused_by_it(kind):
     """30 bytes: all that is needed to know the size, and nothing behind it."""
     with pytest.raises(PictureError, match="picture too large: 16000 x 15000 pixels"):
         prepare(webp(16000, 15000, kind)[:30], 8, "squash", 90, MAX)
+
+
+def test_decoders_write_nothing_to_stderr(capfd):
+    """libtiff writes to the descriptor from C, Pillow through `warnings`."""
+    prepared = partial(prepare, size=32, fit="squash", jpeg_quality=90, max_pixels=10**6)
+    tiff = bytearray(encode(picture(1, 64, 64), "TIFF", compression="tiff_adobe_deflate"))
+    strip = Image.open(io.BytesIO(tiff)).tag_v2[273][0]  # StripOffsets
+    tiff[strip + 20 : strip + 40] = bytes(20)
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 50
+    jpeg = encode(picture(1, 32, 32), "JPEG", exif=exif.tobytes()[:-30])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        silence_decoders.cache_clear()  # what it set before was put back by pytest
+        with pytest.raises(PictureError, match="picture undecodable"):
+            prepared(bytes(tiff))
+        assert prepared(jpeg).original_width == 32
+        with pytest.raises(PictureError, match="picture too large: 10000 x 10000"):
+            prepared(encode(Image.new("1", (10_000, 10_000))))  # to Pillow perhaps a bomb
+    assert caught == [] and capfd.readouterr() == ("", "")

@@ -7,12 +7,17 @@ back. What cannot be decoded is a `PictureError` that says why: files come from 
 4.6.4 (Orientation); ITU-T T.81 (JPEG).
 """
 
+import ctypes
 import io
+import logging
 import struct
+import warnings
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
+import PIL._imaging
 from PIL import Image
 
 from captioner import CaptionerError
@@ -87,6 +92,7 @@ def prepare(data: bytes, size: int, fit: Fit, jpeg_quality: int, max_pixels: int
     Raises:
         PictureError: too large, truncated, damaged, or of no known format.
     """
+    silence_decoders()
     try:
         refuse_webp(data, max_pixels)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -117,6 +123,24 @@ def prepare(data: bytes, size: int, fit: Fit, jpeg_quality: int, max_pixels: int
     # 1.5 by 10 at most; more costs only time.
     small = rgb.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR, reducing_gap=1.5)
     return Prepared(jpeg, size, size, width, height, np.asarray(small))
+
+
+@cache
+def silence_decoders() -> None:
+    """Keep the decoders' complaints from stderr: what matters in them is the PictureError's detail.
+
+    Pillow warns of damaged metadata through `warnings`. libtiff writes to file descriptor 2 by
+    itself, unless it has no handlers; these are set once for all threads, where redirecting the
+    descriptor around each picture would swallow what other threads write. Where libtiff is linked
+    into Pillow statically (Windows), it has no such names to be found by, and goes on.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    libraries = ctypes.CDLL(PIL._imaging.__file__)  # loaded already; finds what it is linked with
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        if (set_handler := getattr(libraries, name, None)) is not None:
+            set_handler.argtypes, set_handler.restype = (ctypes.c_void_p,), ctypes.c_void_p
+            set_handler(None)
 
 
 def refuse_webp(data: bytes, max_pixels: int) -> None:

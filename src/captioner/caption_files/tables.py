@@ -68,7 +68,14 @@ def csv_rows(
         headers.append(header)
         if len(header) <= MAX_COLUMNS and (picture := picture_column(header)) is not None:
             return header, _rows_below(rows, header, picture, lines, delimiter)
-    return max(headers, key=len, default=[]), None
+    header = max(headers, key=len, default=[])
+    _check_columns(len(header))
+    return header, None
+
+
+def _check_columns(number: int) -> None:
+    if number > MAX_COLUMNS:
+        raise CaptionerError(f"has {number:,} columns, at most {MAX_COLUMNS:,}; leave some out")
 
 
 def _rows_below(
@@ -87,31 +94,42 @@ def _rows_below(
                     f"{where}: {len(row)} fields{spans} where the header has {len(header)}; put "
                     'captions that hold the delimiter into quotes ("")'
                 )
-            inner = csv.reader(lines[first : line - 1], delimiter=delimiter, quoting=csv.QUOTE_NONE)
-            kind = _kind_of_name(row[picture])
-            for cells in inner:
-                alike = len(cells) == len(header) and _kind_of_name(cells[picture]) == kind
-                if alike and kind is not None:
-                    raise CaptionerError(
-                        f"{where}: a quote opens a cell that goes on to line {line - 1}, over "
-                        "lines that look like rows of their own; close or double the quote, or "
-                        "write the cell in one line"
-                    )
+            if _swallows_rows(row, picture, lines[first : line - 1], delimiter):
+                raise CaptionerError(
+                    f"{where}: a quote opens a cell that goes on to line {line - 1}, over lines "
+                    "that look like rows of their own; close or double the quote, or write the "
+                    "cell in one line"
+                )
             yield where, row
     except csv.Error as error:  # often a quote that is never closed: name the line that opened it
         raise CaptionerError(f"line {line}: no proper CSV ({error}); look at its quotes") from None
 
 
+def _swallows_rows(row: list[str], picture: int, inner: list[str], delimiter: str) -> bool:
+    """Whether lines within a row, after its first, have as many fields and such a picture's name.
+
+    Of names that could be words of a caption one such line proves nothing: all must be so.
+    """
+    kind = _kind_of_name(row[picture])
+    if not inner or kind is None:
+        return False
+    alike = [
+        len(cells) == len(row) and _kind_of_name(cells[picture]) == kind
+        for cells in csv.reader(inner, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    ]
+    return len(alike) > 1 and all(alike) if kind == "word" else any(alike)
+
+
 def _kind_of_name(name: str) -> str | None:
-    """What tells the name of a picture from the words of a caption; None where nothing does."""
+    """What the name of a picture is like; None where a caption could begin so as well."""
     name = name.strip().strip('"')
+    if re.search(r"\.(jpe?g|jfif|png|webp|bmp|gif|tiff?)$", name, re.IGNORECASE):
+        return "picture file"
     if name.isdecimal():
         return "number"
-    if " " in name:
+    if not name or " " in name:
         return None
-    if (suffix := re.search(r"\.[A-Za-z]{3,4}$", name)) is not None:
-        return suffix[0].lower()
-    return "with digits" if re.search(r"\d", name) else None
+    return "with digits" if re.search(r"\d", name) else "word"
 
 
 def refuse_list_as_text(where: str, image_id: str, caption: str) -> None:
@@ -158,8 +176,7 @@ def open_parquet(data: bytes) -> "pq.ParquetFile":
 
     with pq.ParquetFile(pa.BufferReader(data)) as file:
         check_rows(file.metadata.num_rows)
-        if file.metadata.num_columns > MAX_COLUMNS:
-            raise CaptionerError(f"has more than {MAX_COLUMNS:,} columns; leave some out")
+        _check_columns(file.metadata.num_columns)
         schema = file.schema_arrow
     texts = [field.name for field in schema if field.type in (pa.string(), pa.large_string())]
     return pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)

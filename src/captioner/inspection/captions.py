@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 
+from captioner.score_checks import PLACEHOLDER
 from captioner.sections import Tokenize
 from captioner.text import SPECIALS, Vocabulary, token_statistics
 
@@ -21,6 +22,7 @@ ODD = {
     "replacement characters": re.compile("\ufffd"),  # what some program could not read before
     # "é" as "Ã©", "’" as "â€™"; of other alphabets two in a row, since "Ñ»" alone can be meant
     "mojibake": re.compile(f"[ÂÃ]{_ON}|â{_ON}{{2}}|(?:[Î-Ñ]{_ON}|[ã-í]{_ON}{{2}}){{2}}"),
+    "placeholders": re.compile(rf"\A(?:{PLACEHOLDER.pattern})\Z", re.IGNORECASE),
 }
 # In names of characters, after the name of their script.
 _IN_SCRIPT = re.compile(r"LETTER|LIGATURE|IDEOGRAPH|SYLLAB|CHARACTER|VOWEL")

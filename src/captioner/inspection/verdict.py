@@ -137,6 +137,7 @@ def _characters(found: dict, tokenize: Tokenize, captions: int) -> Iterator[str]
     remedies = {
         "control characters": "remove them",
         "replacement characters": "a program could not read what was there; take the original text",
+        "placeholders": "programs write such words for a missing caption; leave these rows out",
         "mojibake": "UTF-8 was read as another encoding; save the table as UTF-8 anew",
     }
     for kind, odd in found["odd"].items():
