@@ -58,7 +58,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 def _temporary(path: Path) -> Path:
     """A free name beside `path`; what killed processes left there under such names is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ours = re.compile(r"\.partial-(\d{1,9})-" + re.escape(path.name) + r"(\.old)?")
+    ours = re.compile(r"\.partial-(\d{1,9})-" + re.escape(path.name) + r"(\.old|-journal)?")
     for left in list(path.parent.iterdir()):
         match = ours.fullmatch(left.name)
         if match and not _alive_elsewhere(int(match[1])):
