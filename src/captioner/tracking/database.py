@@ -122,10 +122,10 @@ def _names(connection: sqlite3.Connection) -> set[str]:
 
 
 def _tables() -> set[str]:
-    """The tables of MLflow's schema, the first and the present one."""
-    from mlflow.store.db.utils import Base, InitialBase
+    """The tables of MLflow's schema."""
+    from mlflow.store.db.utils import Base
 
-    return {*Base.metadata.tables, *InitialBase.metadata.tables}
+    return set(Base.metadata.tables)
 
 
 def _revisions() -> list[str]:
@@ -173,6 +173,9 @@ def _upgrade(database: Path, revision: str | None, own: bool) -> None:
         try:
             _finish_step(temporary)
             _upgrade_db(engine)
+            with closing(_open(temporary)) as connection:
+                if missing := _tables() - _names(connection):
+                    raise ValueError(f"no table {', '.join(sorted(missing))}")
         except Exception as error:  # of SQLAlchemy, Alembic or a step of MLflow's
             reason = " ".join(str(error).split())[:120]
             raise CaptionerError(

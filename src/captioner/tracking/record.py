@@ -102,8 +102,8 @@ def _new_complete_run(
     run = _adopt(client, root, params) or new_run(
         client, experiment_id, name, root, {CLAIMED: state}
     )
-    client.set_tag(run.info.run_id, CLAIMED, state)
     client.update_run(run.info.run_id, status="RUNNING", name=name)
+    client.set_tag(run.info.run_id, CLAIMED, state)
     _complete(client, run.info.run_id, root, params)
     client.set_tag(run.info.run_id, COMPLETE, state)
     return client.get_run(run.info.run_id)

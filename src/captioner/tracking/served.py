@@ -6,7 +6,6 @@ digest of it tells whether a logged model is out of date.
 
 import ast
 import shutil
-from functools import cache
 from pathlib import Path
 
 from captioner.files import digest
@@ -17,12 +16,12 @@ ENTRY = "pyfunc.py"  # MLflow runs it; nothing imports it
 
 def code_digest() -> str:
     """One sha256 of all files of the served code."""
-    return digest(*(PACKAGE / name for name in served_files()))
+    return digest(*(PACKAGE / name for name in served_files(PACKAGE)))
 
 
 def copy_served(folder: Path) -> Path:
     """Copy the served code into a new package in `folder`; returns the package."""
-    for name in served_files():
+    for name in served_files(PACKAGE):
         target = folder / PACKAGE.name / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PACKAGE / name, target)
@@ -46,8 +45,7 @@ def served_files(package: Path = PACKAGE, entry: str = ENTRY) -> list[str]:
     return sorted(found)
 
 
-@cache
-def _needed(package: Path, name: str) -> frozenset[str]:
+def _needed(package: Path, name: str) -> set[str]:
     """The files of the package that one module needs itself."""
     path = package / name
     beside = {p.name for p in path.parent.iterdir() if p.is_file() and p.suffix != ".py"}
@@ -72,7 +70,7 @@ def _needed(package: Path, name: str) -> frozenset[str]:
         top, *parts = module.split(".")
         if top == package.name:
             found |= {file for n in range(len(parts) + 1) if (file := _file(package, parts[:n]))}
-    return frozenset(found)
+    return found
 
 
 def _absolute(package: Path, name: str, node: ast.ImportFrom) -> str:
