@@ -15,6 +15,7 @@ import yaml
 from captioner import CaptionerError
 from captioner.files import CHECKSUMS, write_checksums
 from captioner.sections import SECTIONS
+from captioner.tracking.served import served_files
 from stages import run_stage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -199,8 +200,9 @@ def listed(stage: str) -> set[str]:
     return found
 
 
-# No import leads to these: MLflow runs the one itself, the page is written from the other.
-BY_PATH = {"track": {"src/captioner/pyfunc.py"}, "evaluate": {"src/captioner/page.html"}}
+# No import leads to these: MLflow runs the served code itself, a page is written from the other.
+BY_PATH = {"evaluate": {"src/captioner/page.html"}}
+BY_PATH["track"] = {f"src/captioner/{name}" for name in served_files()}
 # The weights do not depend on the logbook: when its code changes, nothing is to be trained anew.
 EXEMPT = {"train": {f.relative_to(ROOT).as_posix() for f in (SRC / "captioner/tracking").iterdir()}}
 

@@ -1,6 +1,7 @@
 """The MLflow runs of handmade pipelines: real stores, no mocks."""
 
 import base64
+import itertools
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from captioner import CaptionerError, tracking
+from captioner.tracking import logged_model, record, served
 
 PARAMS = {
     "dataset": "scenes",
@@ -129,7 +131,7 @@ def curve(run_id: str, name: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in points)
 
 
-def assert_complete(run_id: str, root: Path) -> None:
+def assert_complete(run_id: str, root: Path, models: int = 1) -> None:
     run = client().get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.info.lifecycle_stage == "active"
@@ -193,7 +195,7 @@ def assert_complete(run_id: str, root: Path) -> None:
     }
     assert run.data.tags["version.tensorflow"].count(".") == 2
     assert "cores" in run.data.tags["device"]
-    assert len(run.outputs.model_outputs) == 1
+    assert len(run.outputs.model_outputs) == models
     state = (root / "mlruns" / "state").read_text()
     assert state == tracking.fingerprint(root / "dvc.lock") + "\n"
 
@@ -548,3 +550,189 @@ def test_models_are_registered_once_each(root):
     client().delete_tag(first, "captioner.fingerprint")  # as if it had been killed at the end
     second = tracking.track(root, PARAMS).run_id
     assert second != first and registered() == [second]
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Path:
+    """A copy of the package, which the logged models take their code from."""
+    package = tmp_path / "copy" / "captioner"
+    shutil.copytree(served.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(served, "PACKAGE", package)
+    return package
+
+
+def versions() -> dict[int, str]:
+    """The run of each registered version."""
+    found = client().search_model_versions("name = 'captioner'")
+    return {int(version.version): version.run_id for version in found}
+
+
+def registered_code(version: int) -> Path:
+    place = client().get_model_version_download_uri("captioner", str(version))
+    return Path(place.removeprefix("file://").replace("%20", " ")) / "code" / "captioner"
+
+
+def change(path: Path) -> None:
+    path.write_text(path.read_text() + "# changed\n")
+
+
+def test_logged_model_carries_the_code_that_it_runs_and_no_other(root):
+    tracking.track(root, PARAMS)
+    code = registered_code(1)
+    found = {path.relative_to(code).as_posix() for path in code.rglob("*") if path.is_file()}
+    assert found == set(served.served_files())
+    assert {"pyfunc.py", "bundle.py", "metrics/__init__.py", "serving.py"} <= found
+    assert not found & {"params.py", "tracking/record.py", "page.html", "cli/__init__.py"}
+
+
+def test_changed_code_of_the_served_model_is_a_new_version_and_no_new_run(root, package):
+    first = tracking.track(root, PARAMS)
+    for name in ("tracking/record.py", "page.html", "report.py"):  # not the served model's
+        change(package / name)
+    (package / "new_module.py").write_text("")
+    tracking.track(root, PARAMS)
+    assert versions() == {1: first.run_id}
+
+    change(package / "bundle.py")
+    for _ in range(2):  # the second time there is nothing to do
+        assert tracking.track(root, PARAMS) == first._replace(new=False)
+        assert versions() == {1: first.run_id, 2: first.run_id}
+    assert "# changed" in (registered_code(2) / "bundle.py").read_text()
+    assert "# changed" not in (registered_code(1) / "bundle.py").read_text()
+    (run,) = runs()
+    (latest,) = client().search_model_versions("name = 'captioner' AND version_number = 2")
+    assert run.data.tags["captioner.code"] == latest.tags["captioner.code"]
+    assert_complete(first.run_id, root, models=2)
+
+    shutil.copy(registered_code(1) / "bundle.py", package / "bundle.py")  # taken back
+    tracking.track(root, PARAMS)
+    assert versions() == dict.fromkeys((1, 2, 3), first.run_id)
+    assert "# changed" not in (registered_code(3) / "bundle.py").read_text()
+
+
+class Killed(BaseException):
+    """Nothing catches it, like a kill."""
+
+
+@pytest.mark.parametrize("step", range(1, 6))
+def test_new_version_that_was_broken_off_is_made_once(root, package, monkeypatch, step):
+    from mlflow import MlflowClient
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository as Local
+
+    first = tracking.track(root, PARAMS)
+    change(package / "bundle.py")
+    count = itertools.count(1)
+
+    def until(owner, name, before=True):
+        method = getattr(owner, name)
+
+        def called(*arguments, **options):
+            done = None if before else method(*arguments, **options)
+            if next(count) == step:
+                raise Killed
+            return method(*arguments, **options) if before else done
+
+        patched.setattr(owner, name, called)
+
+    with monkeypatch.context() as patched:
+        until(Local, "log_artifacts")  # a model that is PENDING
+        until(MlflowClient, "create_model_version")
+        until(logged_model, "_register", before=False)
+        until(MlflowClient, "set_tag")
+        until(record, "atomic_file")
+        with pytest.raises(Killed):
+            tracking.track(root, PARAMS)
+    tracking.track(root, PARAMS)
+    assert versions() == {1: first.run_id, 2: first.run_id}
+    assert "# changed" in (registered_code(2) / "bundle.py").read_text()
+    models = logged_model.models_of(client(), client().get_run(first.run_id))
+    assert [model.status for model in models] == ["READY", "READY"]
+
+
+def test_served_files_are_found_wherever_they_are_imported(tmp_path):
+    package = tmp_path / "captioner"
+    sources = {
+        "__init__.py": "",
+        "entry.py": "import captioner.top\nfrom captioner import name, in_package\n"
+        "def f():\n    from captioner.deep import later\n"
+        "if TYPE_CHECKING:\n    import captioner.only_types\nelse:\n    import captioner.never\n",
+        "top.py": "import importlib\nimportlib.import_module('captioner.by_name')\n",
+        "in_package.py": "PAGE = 'page.html'\nOTHER = 'else.html'",
+        "by_name.py": "import numpy",
+        "never.py": "",
+        "only_types.py": "",
+        "page.html": "",
+        "unused.html": "",
+        "unused.py": "import captioner.entry",
+        "deep/__init__.py": "from .beside import x",
+        "deep/later.py": "from .. import upper\nfrom ..other import y\n",
+        "deep/beside.py": "",
+        "deep/unused.py": "",
+        "upper.py": "import captioner.top",  # in a circle with nothing lost
+        "other.py": "import captioner.upper",
+    }
+    for name, source in sources.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(source)
+    assert served.served_files(package, "entry.py") == [
+        "__init__.py",
+        "by_name.py",
+        "deep/__init__.py",
+        "deep/beside.py",
+        "deep/later.py",
+        "entry.py",
+        "in_package.py",
+        "never.py",
+        "other.py",
+        "page.html",
+        "top.py",
+        "upper.py",
+    ]
+
+
+def test_training_that_is_finished_again_is_one_run(root):
+    first = train(finish=False)
+    first.sign(Path("models/captioner"))  # killed before `close`
+    assert train(first.run_id).run_id == first.run_id
+    assert train(first.run_id).run_id == first.run_id  # killed before DVC took the outputs
+    assert tracking.track(root, PARAMS).run_id == first.run_id
+    assert_complete(first.run_id, root)
+
+    again = train(first.run_id)  # `dvc repro --force`: the complete run is left alone
+    assert again.run_id != first.run_id
+    tracked = tracking.track(root, PARAMS)
+    assert tracked.run_id == first.run_id and not tracked.new
+    assert [run.info.run_id for run in runs()] == [first.run_id]
+    assert_complete(first.run_id, root)
+
+
+@pytest.mark.parametrize("step", [2, 4, 6, 8, 9])  # of nine calls
+def test_track_broken_off_at_any_step_is_one_complete_run(root, monkeypatch, step):
+    from mlflow import MlflowClient
+
+    train()
+    count = itertools.count(1)
+
+    def until(name):
+        method = getattr(MlflowClient, name)
+
+        def called(*arguments, **options):
+            if next(count) == step:
+                raise Killed
+            return method(*arguments, **options)
+
+        patched.setattr(MlflowClient, name, called)
+
+    with monkeypatch.context() as patched:
+        for name in ("set_tag", "update_run", "log_inputs", "set_terminated"):
+            until(name)
+        until("create_model_version")
+        with pytest.raises(Killed):
+            tracking.track(root, PARAMS)
+    for run in runs():
+        whole = "captioner.fingerprint" in run.data.tags
+        assert whole or run.info.status == "RUNNING" or step == 1
+    run = tracking.track(root, PARAMS)
+    assert_complete(run.run_id, root)
+    assert versions() == {max(versions()): run.run_id}
+    assert [found.info.run_id for found in runs()] == [run.run_id]

@@ -265,11 +265,11 @@ def _temporary(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise CaptionerError(f"{error.filename}: is a file; a folder is wanted") from None
-    ours = re.compile(r"\.partial-(\d{1,9})-" + re.escape(path.name) + r"(\.old)?")
+    ours = re.compile(r"\.partial-(\d{1,9})-" + re.escape(path.name) + r"(\.old|-journal)?")
     for left in list(path.parent.iterdir()):
         match = ours.fullmatch(left.name)
         if match and not _alive_elsewhere(int(match[1])):
-            if match[2] and not os.path.lexists(path):
+            if match[2] == ".old" and not os.path.lexists(path):
                 left.replace(path)
             _remove(left)
     return path.with_name(f".partial-{os.getpid()}-{path.name}")

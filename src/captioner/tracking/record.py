@@ -1,19 +1,15 @@
 """The complete run of a state of the pipeline, and everything that is logged in it.
 
 The fingerprint of a state is of the params and outputs in dvc.lock. A run counts only once its tag
-`captioner.fingerprint` is there, which is set last, so that a killed `track` leaves nothing that
-looks complete.
+`captioner.fingerprint` is there, which is set when all is in it; its status is FINISHED after that.
+So a killed `track` leaves nothing that looks complete.
 """
 
 import csv
 import hashlib
-import io
 import json
 import os
-import warnings
 from collections.abc import Mapping
-from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,25 +18,22 @@ import yaml
 from captioner import CaptionerError
 from captioner.files import atomic_file, digest, read_json
 from captioner.tracking.live import CLAIMED, TRAINER_RUN, flatten, is_open, log_curves, log_params
+from captioner.tracking.logged_model import delete, log_model
 from captioner.tracking.store import (
-    PACKAGES,
     connect,
-    delete,
     find,
     is_there,
     new_run,
+    present_place,
     public,
     track_lock,
     viewer,
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Run
-    from mlflow.models import ModelSignature
 
-MODEL = "captioner"  # a run's model is runs:/RUN_ID/captioner
 COMPLETE = "captioner.fingerprint"  # tag of a complete run
 BUNDLE = "captioner.bundle"  # tag with the digest of the run's bundle
 PREDICTIONS = "predictions.parquet"  # artifact with a caption for each test picture
@@ -58,9 +51,10 @@ class Tracked(NamedTuple):
 def track(root: Path, params: Mapping[str, Any]) -> Tracked:
     """Make sure that one complete MLflow run describes the state of the pipeline in `root`.
 
-    A complete run with the state's fingerprint is left alone; a half-written one is deleted. Then
-    the trainer's run is completed, if it trained the present model and no other state has taken it;
-    else a new run gets the recorded curves. Last, mlruns/state is written: the fingerprint.
+    A complete run with the state's fingerprint is kept; it gets a new logged model where the code
+    that the model runs has changed. A half-written run is deleted. Then the trainer's run is
+    completed, if it trained the present model and no other state has taken it; else a new run gets
+    the recorded curves. Last, mlruns/state is written: the fingerprint.
 
     Args:
         root: folder of dvc.lock, params.yaml, reports/ and models/; of a temporary experiment the
@@ -76,29 +70,43 @@ def track(root: Path, params: Mapping[str, Any]) -> Tracked:
     from mlflow import MlflowClient, MlflowException
 
     client = MlflowClient()
-    with track_lock(root):
-        run = find(client, experiment_id, COMPLETE, state)
-        new = run is None
-        if run is None:
-            while half_written := find(client, experiment_id, CLAIMED, state):
-                delete(client, half_written)
-            name = os.environ.get("DVC_EXP_NAME") or f"{params['dataset']}-{state[:7]}"
-            run = _adopt(client, root, params) or new_run(
-                client, experiment_id, name, root, {CLAIMED: state}
-            )
-            client.set_tag(run.info.run_id, CLAIMED, state)
-            client.update_run(run.info.run_id, status="RUNNING", name=name)
-            try:
-                _complete(client, run.info.run_id, root, params)
-            except MlflowException as error:  # a server that went away, a full disk
-                raise CaptionerError(
-                    f"MLflow failed halfway ({public(error)}); `dvc repro` writes the run anew"
-                ) from error
-            client.set_tag(run.info.run_id, COMPLETE, state)
-            run = client.get_run(run.info.run_id)
+    try:
+        with track_lock(root):
+            run = find(client, experiment_id, COMPLETE, state)
+            new = run is None
+            if run is None:
+                run = _new_complete_run(client, experiment_id, root, params, state)
+            else:
+                if again := _adopt(client, root, params):  # the same training, done once more
+                    delete(client, again)
+                if log_model(client, run, root / "models" / "bundle"):
+                    print(f"track: {run.info.run_name}: new model version, for its code changed")
+            if run.info.status != "FINISHED":
+                client.set_terminated(run.info.run_id, "FINISHED")
+    except (MlflowException, OSError) as error:  # a server that went away, a full disk
+        raise CaptionerError(
+            f"MLflow failed halfway ({public(error)}); `dvc repro` writes the run anew"
+        ) from error
     with atomic_file(root / "mlruns" / "state") as temporary:
         temporary.write_text(state + "\n", encoding="utf-8")
     return Tracked(run.info.run_id, run.info.run_name or "", new, viewer())
+
+
+def _new_complete_run(
+    client: "MlflowClient", experiment_id: str, root: Path, params: Mapping[str, Any], state: str
+) -> "Run":
+    """Complete the trainer's run or a new one; what a killed `track` began is deleted before."""
+    while half_written := find(client, experiment_id, CLAIMED, state):
+        delete(client, half_written)
+    name = os.environ.get("DVC_EXP_NAME") or f"{params['dataset']}-{state[:7]}"
+    run = _adopt(client, root, params) or new_run(
+        client, experiment_id, name, root, {CLAIMED: state}
+    )
+    client.update_run(run.info.run_id, status="RUNNING", name=name)
+    client.set_tag(run.info.run_id, CLAIMED, state)
+    _complete(client, run.info.run_id, root, params)
+    client.set_tag(run.info.run_id, COMPLETE, state)
+    return client.get_run(run.info.run_id)
 
 
 def fingerprint(lock: Path) -> str:
@@ -151,9 +159,7 @@ def _complete(client: "MlflowClient", run_id: str, root: Path, params: Mapping[s
     _log_captions(client, run_id, root / "data" / "predictions.parquet")
     _log_datasets(client, run_id, str(params["dataset"]), stages)
     client.set_tag(run_id, BUNDLE, digest(root / "models" / "bundle"))
-    model_id = _log_model(run_id, root / "models" / "bundle")
-    _register(client, run_id, model_id)
-    client.set_terminated(run_id, "FINISHED")
+    log_model(client, client.get_run(run_id), root / "models" / "bundle")
 
 
 def _log_report(client: "MlflowClient", run_id: str, folder: Path) -> None:
@@ -205,11 +211,13 @@ def fetch_predictions(run_id: str, folder: Path) -> Path:
             f"MLflow run {run_id}: no mlflow.db here; go to the pipeline's top folder, or name the "
             "store with MLFLOW_TRACKING_URI"
         )
-    connect()
+    connect(write=False)
     from mlflow import MlflowClient, MlflowException
+    from mlflow.artifacts import download_artifacts
 
     try:
-        return Path(MlflowClient().download_artifacts(run_id, PREDICTIONS, str(folder)))
+        place = present_place(MlflowClient().get_run(run_id).info.artifact_uri)
+        return Path(download_artifacts(f"{place}/{PREDICTIONS}", dst_path=str(folder)))
     except (MlflowException, OSError) as error:
         raise CaptionerError(f"MLflow run {run_id}: no {PREDICTIONS} ({public(error)})") from None
 
@@ -239,81 +247,9 @@ def run_of_bundle(bundle: Path) -> "Run | None":
     """
     if not is_there():
         return None
-    experiment_id = connect()
+    experiment_id = connect(write=False)
     from mlflow import MlflowClient
 
     wanted = f"tags.`{BUNDLE}` = '{digest(bundle)}'"
     runs = MlflowClient().search_runs([experiment_id], wanted)
     return next((run for run in runs if COMPLETE in run.data.tags), None)
-
-
-def _register(client: "MlflowClient", run_id: str, model_id: str) -> None:
-    """The run's model as a new version of the registered model `captioner`."""
-    from mlflow import MlflowException
-
-    with suppress(MlflowException):  # it is there already
-        client.create_registered_model(MODEL)
-    client.create_model_version(MODEL, f"models:/{model_id}", run_id, model_id=model_id)
-
-
-def _log_model(run_id: str, bundle: Path) -> str:
-    """Log the bundle as a pyfunc model whose code is this package, without pickle; its id."""
-    import mlflow.pyfunc
-    from mlflow.models import Model
-
-    class Unserved(Model):
-        """Not served once as it is logged, which would load TensorFlow each time: a test does."""
-
-        def get_serving_input(self, path: str) -> None:
-            return None
-
-    package = Path(__file__).resolve().parent.parent
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*input example")
-        logged = Unserved.log(
-            artifact_path=None,
-            name=MODEL,
-            flavor=mlflow.pyfunc,
-            run_id=run_id,
-            python_model=str(package / "pyfunc.py"),
-            artifacts={"bundle": str(bundle)},
-            code_paths=[str(package)],
-            signature=_signature(),
-            input_example=(_example(), {"number": 3}),
-            # Named here, else MLflow loads the model in a new process to see what it imports.
-            pip_requirements=[
-                f"{name}=={metadata.version(name)}" for name in ("mlflow", *PACKAGES)
-            ],
-        )
-    return logged.model_id
-
-
-def _signature() -> "ModelSignature":
-    """What `pyfunc.py` takes and gives."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array, DataType, Object, Property
-
-    alternative = [Property("caption", DataType.string), Property("log_probability", "double")]
-    outputs = [
-        ColSpec(DataType.string, "caption"),
-        ColSpec(DataType.double, "log_probability"),
-        ColSpec(Array(Object(alternative)), "alternatives"),
-        ColSpec(Array(DataType.double), "embedding"),
-    ]
-    return ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, "image")]),
-        outputs=Schema(outputs),
-        params=ParamSchema([ParamSpec("number", DataType.long, 1)]),
-    )
-
-
-def _example() -> "pd.DataFrame":
-    """A picture of a red circle, as a request holds it."""
-    import pandas as pd
-    from PIL import Image, ImageDraw
-
-    picture, stream = Image.new("RGB", (96, 96), "white"), io.BytesIO()
-    ImageDraw.Draw(picture).ellipse((20, 24, 68, 72), "red")
-    picture.save(stream, "PNG")
-    return pd.DataFrame({"image": [stream.getvalue()]})

@@ -1,8 +1,8 @@
 """Where the runs are: MLflow's store, the experiment in it, and how a run is opened and found.
 
-A new store is made under a lock, since several processes that migrate one SQLite database at the
-same time spoil it. A new run says what it is made with: versions, commit, processor and graphics
-cards.
+An SQLite store is opened under a lock, since several processes that migrate one at the same time
+spoil it; `database` makes and mends it. A new run says what it is made with: versions, commit,
+processor and graphics cards.
 """
 
 import getpass
@@ -10,23 +10,34 @@ import logging
 import os
 import platform
 import re
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from textwrap import shorten
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from captioner import CaptionerError
+from captioner.tracking.database import (
+    ARTIFACTS,
+    EXPERIMENT,
+    address,
+    artifacts_folder,
+    local_path,
+    mover,
+    prepare,
+    relocate,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-EXPERIMENT = "captioner"
 DEFAULT_STORE = "sqlite:///mlflow.db"
 # What the package and its bundle import: their versions are tags of a run, and the model's needs.
 PACKAGES = ["tensorflow", "keras", "h5py", "numpy", "pandas", "pyarrow", "pillow", "pyyaml"]
@@ -42,15 +53,20 @@ MLFLOW_ENVIRONMENT = {
 }
 
 
-def connect(root: Path | None = None) -> str:
+def connect(root: Path | None = None, write: bool = True) -> str:
     """Point MLflow at the store and its experiment `captioner`, made where missing; return its id.
 
     The store is MLFLOW_TRACKING_URI, else mlflow.db, in DVC_ROOT (DVC sets it for every stage, in
     temporary experiments to the parent repository), else in `root`, else in the working folder.
-    Artifacts of local stores lie there under mlruns; a server decides for itself.
+    Artifacts of local stores lie there under mlruns; a server decides for itself. The places that
+    a store in this folder has recorded move along with the folder.
+
+    Args:
+        write: False for what only reads, which a store on a read-only disk serves as it is.
 
     Raises:
-        CaptionerError: the store cannot be reached, or the experiment was deleted.
+        CaptionerError: the store cannot be reached or written, or the experiment was deleted, or
+            its artifacts have a local place that is gone.
     """
     for variable, value in MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
@@ -61,23 +77,35 @@ def connect(root: Path | None = None) -> str:
     root = _store_root(root)
     chosen = os.environ.get("MLFLOW_TRACKING_URI")
     uri = chosen or DEFAULT_STORE
-    if uri.startswith("sqlite:///"):  # a relative path is meant from the top folder
-        uri = f"sqlite:///{(root / uri.removeprefix('sqlite:///')).as_posix()}"
+    database = _database(uri, root)
+    if database:  # a relative path is meant from the top folder
+        uri = address(database)
     mlflow.set_tracking_uri(uri)
     if not chosen:  # MLflow sets it too; a second checkout in this process would take it for a wish
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     try:
-        with _database_lock(uri):
-            experiment_id = _experiment(mlflow.MlflowClient(), uri, root)
+        with _prepared(database, root, write):
+            experiment_id = _experiment(mlflow.MlflowClient(), uri, root, write)
             mlflow.set_experiment(experiment_id=experiment_id)
     except CaptionerError:
         raise
     except Exception as error:  # the store's own: network, disk, SQL, versions
-        raise CaptionerError(
-            f"MLflow at {public(uri)} does not answer; start or mend it, or choose another store "
-            f"with MLFLOW_TRACKING_URI ({public(error)})"
-        ) from error
+        raise CaptionerError(_remedy(uri, error)) from error
     return experiment_id
+
+
+def _remedy(uri: str, error: Exception) -> str:
+    """What to say of a store that cannot be opened."""
+    if "MLFLOW_ALLOW_FILE_STORE" in str(error):
+        return (
+            f"MLFLOW_TRACKING_URI: {uri} is a folder, and this MLflow keeps runs in databases; "
+            f"`mlflow migrate-filestore --source {uri} --target sqlite:///mlflow.db` copies them "
+            "into one, or set MLFLOW_ALLOW_FILE_STORE=true"
+        )
+    return (
+        f"MLflow at {public(uri)} does not answer; start or mend it, or choose another store "
+        f"with MLFLOW_TRACKING_URI ({public(error)})"
+    )
 
 
 def is_there() -> bool:
@@ -86,17 +114,44 @@ def is_there() -> bool:
     return bool(chosen) or (_store_root(None) / DEFAULT_STORE.removeprefix("sqlite:///")).is_file()
 
 
+def present_place(place: str) -> str:
+    """A place of artifacts, as it is called now; on a read-only disk it is recorded as it was."""
+    root, folder = _store_root(None), artifacts_folder(place)
+    database = _database(os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_STORE, root)
+    if folder is None or database is None or not database.is_relative_to(root):
+        return place
+    return mover(folder, root / ARTIFACTS)(place) or place
+
+
 def _store_root(root: Path | None) -> Path:
     return Path(os.environ.get("DVC_ROOT") or root or Path.cwd()).resolve()
 
 
-def _database_lock(uri: str) -> Any:
-    """A lock beside an SQLite database, which several processes would else migrate at once."""
-    if not uri.startswith("sqlite:///"):
-        return nullcontext()
-    database = Path(uri.removeprefix("sqlite:///"))
-    database.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(f"{database}.lock")
+def _database(uri: str, root: Path) -> Path | None:
+    """The file of an SQLite store, a relative path meant from the top folder."""
+    path = uri.removeprefix("sqlite:///")
+    return root / path if uri.startswith("sqlite:///") and path not in ("", ":memory:") else None
+
+
+@contextmanager
+def _prepared(database: Path | None, root: Path, write: bool) -> Iterator[None]:
+    """A whole SQLite store, locked: several processes that migrate one at once spoil it."""
+    if database is None:
+        yield
+        return
+    own = database.is_relative_to(root)
+    with ExitStack() as stack:
+        try:
+            if write:
+                database.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(f"{database}.lock"))
+            prepare(database, root, own)
+            if own:
+                relocate(database, root)
+        except (OSError, sqlite3.OperationalError) as error:
+            if write or not database.exists():
+                raise CaptionerError(f"{database}: cannot be written ({public(error)})") from error
+        yield
 
 
 def track_lock(root: Path) -> FileLock:
@@ -104,18 +159,25 @@ def track_lock(root: Path) -> FileLock:
     return FileLock(_store_root(root) / "mlflow.db.track.lock")
 
 
-def _experiment(client: "MlflowClient", uri: str, root: Path) -> str:
+def _experiment(client: "MlflowClient", uri: str, root: Path, write: bool) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         local = "://" not in uri or uri.startswith(("sqlite:", "file:"))
         # MLflow's default is ./mlruns, which a temporary experiment throws away with its folder.
-        location = (root / "mlruns" / EXPERIMENT).as_uri() if local else None
+        location = (root / ARTIFACTS / EXPERIMENT).as_uri() if local else None
         return client.create_experiment(EXPERIMENT, artifact_location=location)
     if experiment.lifecycle_stage == "deleted":
         raise CaptionerError(
             f"MLflow at {public(uri)}: the experiment `{EXPERIMENT}` was deleted; bring it back "
             f"with `mlflow experiments restore -x {experiment.experiment_id}` or empty the bin "
             "with `mlflow gc`"
+        )
+    place = experiment.artifact_location
+    home = (artifacts_folder(place) or local_path(place) or root).parent
+    if write and not home.is_dir():  # MLflow would make it anew
+        raise CaptionerError(
+            f"MLflow at {public(uri)}: files of runs go to {local_path(place)}, and there is no "
+            f"{home}; bring it back, or choose another store with MLFLOW_TRACKING_URI"
         )
     return experiment.experiment_id
 
@@ -129,7 +191,9 @@ def viewer() -> str:
 def public(message: object) -> str:
     """Return a message as one line of moderate length, with no password of a server's address."""
     line = " ".join(str(message).split()) or type(message).__name__
-    return re.sub(r"//[^/@\s]+@", "//", line)[:200]
+    line = re.sub(r"//[^/@\s]+@", "//", line)
+    # The program's own messages are short, and end with the remedy.
+    return line if isinstance(message, CaptionerError) else shorten(line, 300, placeholder=" ...")
 
 
 def new_run(
@@ -177,12 +241,3 @@ def find(client: "MlflowClient", experiment_id: str, tag: str, state: str) -> "R
     """Return a run whose `tag` says `state`, a fingerprint; deleted runs do not count."""
     runs = client.search_runs([experiment_id], f"tags.`{tag}` = '{state}'", max_results=1)
     return runs[0] if runs else None
-
-
-def delete(client: "MlflowClient", run: "Run") -> None:
-    """Delete a run and the model logged in it, and where that was registered."""
-    for version in client.search_model_versions(f"run_id = '{run.info.run_id}'"):
-        client.delete_model_version(version.name, version.version)
-    for model in run.outputs.model_outputs if run.outputs else ():
-        client.delete_logged_model(model.model_id)
-    client.delete_run(run.info.run_id)
