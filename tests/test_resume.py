@@ -56,6 +56,10 @@ def project(tmp_path, monkeypatch) -> Path:
     for variable in ("MLFLOW_TRACKING_URI", "DVC_ROOT", "DVC_EXP_NAME"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("captioner.contrastive.LEAST_STEPS", 1)
+    monkeypatch.setattr("captioner.contrastive.WORD_PASSES", 1)
+    # Scores that cost nothing, and that tell other weights apart.
+    monkeypatch.setattr(train, "validator", lambda model, *_: lambda: scores_of(model))
+    monkeypatch.setattr(joint.contrastive, "validator", lambda model, *_: lambda: scores_of(model))
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     for section, values in SMALL.items():
         params[section] |= values
@@ -78,6 +82,11 @@ def project(tmp_path, monkeypatch) -> Path:
     columns = {"image_id": names, "split": SPLITS, "picture": pictures, "caption": CAPTIONS}
     write_table(pa.table(columns), "data/captions.parquet")
     return tmp_path
+
+
+def scores_of(model) -> dict[str, float]:
+    total = sum(float(np.abs(weight.numpy()).sum()) for weight in model.weights)
+    return dict.fromkeys(("val_loss", "val_cider_d", "val_recall"), total % 1)
 
 
 def write_params(params: dict) -> None:
