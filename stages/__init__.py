@@ -39,6 +39,30 @@ def read_params() -> "Params":
     return params
 
 
+def digest_inputs(stage: str) -> str:
+    """One digest of all that dvc.yaml names as dependencies of a stage: its code and its data.
+
+    What a killed training left belongs to exactly these. Code is that of this checkout, data are
+    those of the working directory.
+    """
+    import yaml
+
+    from captioner.files import digest
+
+    checkout = Path(__file__).resolve().parent.parent
+    content = yaml.safe_load((checkout / "dvc.yaml").read_text(encoding="utf-8"))
+    paths: list[Path] = []
+    for name in content["stages"][stage]["deps"]:
+        if not name.startswith(("src/", "stages/")):
+            paths.append(Path(name))
+        elif (checkout / name).is_dir():
+            files = (checkout / name).rglob("*")
+            paths += sorted(p for p in files if p.is_file() and p.parent.name != "__pycache__")
+        else:
+            paths.append(checkout / name)
+    return digest(*paths)
+
+
 def check_room(params: "Params") -> None:
     """Refuse a run for which the disk is too small; what is there already counts as there.
 

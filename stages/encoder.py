@@ -2,10 +2,9 @@
 fine-tuned on the captions' words.
 """
 
-from stages import check_room, read_params, run_stage  # isort: skip  (puts src on the path)
+from stages import check_room, digest_inputs, read_params, run_stage  # isort: skip  (puts src on it)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
-import inspect
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,7 +20,7 @@ from captioner.datasets import SPLITS
 from captioner.determinism import make_deterministic
 from captioner.encoder import BACKBONES, build_encoder, save_encoder, save_words
 from captioner.encoder_report import write_encoder_report
-from captioner.files import atomic_file, checked_folder, digest, write_json
+from captioner.files import atomic_file, checked_folder, write_json
 from captioner.images import batches, jpegs, read_pictures
 from captioner.inputs import WEIGHTS
 from captioner.raster import decode
@@ -66,7 +65,8 @@ def main() -> None:
     exclusive = backbone == "course_cnn"
     pictures = reader(shown)(shown)
     write_encoder_report(REPORTS, encoder, head, names, pictures, captions, exclusive=exclusive)
-    shutil.rmtree(SCRATCH, ignore_errors=True)  # also what a killed run of other settings left
+    if learn is not tune_words:  # what fine-tuning with other settings left
+        shutil.rmtree(SCRATCH, ignore_errors=True)
 
 
 def learn_classes(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tuple:
@@ -114,10 +114,9 @@ def tune_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tupl
     head = cnn.build_head(encoder, len(names), params.seed)
     train, val = ((rows[split], labels[rows[split]]) for split in ("train", "val"))
     options = params.encoder.model_dump(include=TRAINING) | {"seed": params.seed}
-    # What a killed training left belongs to exactly these settings, data and code, or is removed.
-    code = map(inspect.getfile, (build_encoder, cnn, fine_tuning, word_labels))
+    # What another training left, of other settings, data or code, is removed.
     settings = [params.seed, params.encoder, params.tokenize.split_characters]
-    state = State.of(SCRATCH, settings, digest(IMAGES, CAPTIONS, weights, *code))
+    state = State.of(SCRATCH, settings, digest_inputs("encoder"))
     pictures = batches(IMAGES, params.encoder.batch_size)
     cut = BACKBONES[backbone].cut
     epochs = fine_tuning.fine_tune(encoder, head, cut, pictures, train, val, state, **options)

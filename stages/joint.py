@@ -1,6 +1,6 @@
 """joint: one space for pictures and sentences; after a kill it goes on from the last epoch."""
 
-from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
+from stages import digest_inputs, read_params, run_stage  # isort: skip  (puts src on the path)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
 from pathlib import Path
@@ -11,12 +11,11 @@ import pandas as pd
 from captioner import contrastive, examples, joint_embedding, training
 from captioner.checkpoints import State
 from captioner.determinism import make_deterministic
-from captioner.files import atomic_file, checked_folder, digest, verify, write_json
+from captioner.files import atomic_file, checked_folder, verify, write_json
 from captioner.text import UNK, Vocabulary
 
 REPORTS = Path("reports/joint")
 FILES = ("*.json", "weights.weights.h5")
-CODE = Path(training.__file__).parent  # every change of it starts a training anew
 
 
 def main() -> None:
@@ -38,9 +37,8 @@ def main() -> None:
     references = min(joint_embedding.REFERENCES, len(train.rows))
     sizes = (*vectors.shape, *features.shape[1:], options.width, len(known), references)
     model = joint_embedding.JointModel(joint_embedding.JointConfig(*sizes), vectors, known)
-    # What a killed training left belongs to exactly these settings, data and code, or is removed.
-    inputs = digest("data/features", "data/tokens", __file__, *sorted(CODE.glob("*.py")))
-    state = State.of(Path("models/.joint"), [params.seed, options], inputs)
+    # What another training left, of other settings, data or code, is removed.
+    state = State.of(Path("models/.joint"), [params.seed, options], digest_inputs("joint"))
     settings = training.Settings(
         epochs=options.epochs,
         pictures_per_batch=options.pictures_per_batch,
@@ -51,7 +49,7 @@ def main() -> None:
         ema=contrastive.EMA,
         seed=params.seed,
     )
-    contrastive.learn_words(model, train, params.seed)
+    contrastive.learn_words(model, train, params.seed, state)
     objective = contrastive.Contrastive(model, train, options.dropout)
     trainer = training.Trainer(model, objective, settings, state)
     score = contrastive.validator(model, val)
@@ -73,7 +71,7 @@ def main() -> None:
     }
     metrics["temperature"] = float(np.exp(-model.log_scale.numpy()))
     write_json(REPORTS / "metrics.json", metrics)
-    state.remove()
+    state.finish(*training.TO_GO_ON)
 
 
 def report(row: dict[str, float]) -> None:

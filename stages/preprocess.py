@@ -10,7 +10,7 @@ from tqdm import tqdm
 from captioner.datasets import catalog
 from captioner.files import write_json
 from captioner.images import read_pictures, write_shards, write_table
-from captioner.intake import check_intake, contact_sheet, write_rejected
+from captioner.intake import check_intake, contact_sheet, with_words, write_rejected
 from captioner.leaks import COLUMNS, check_leaks, draw_leaks, find_leaks, summary, write_leaks
 
 RAW = Path("data/raw")
@@ -23,6 +23,7 @@ def main() -> None:
     params = read_params()
     options = params.preprocess
     pictures = catalog.read(params.download, RAW, params.seed)
+    pictures = with_words(pictures, params.tokenize.split_characters)
     captions, rejected, counts = write_shards(
         tqdm(pictures, desc="preprocess", unit=" pictures", disable=None),
         IMAGES,

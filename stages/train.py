@@ -1,6 +1,9 @@
-"""train: the captioning LSTM; after a kill it goes on from the last finished epoch."""
+"""train: the captioning LSTM; after a kill it goes on from the last finished epoch.
 
-from stages import read_params, run_stage  # isort: skip  (puts this checkout's src on the path)
+What it keeps in models/.training stays until a training of other settings begins.
+"""
+
+from stages import digest_inputs, read_params, run_stage  # isort: skip  (puts src on the path)
 import captioner.quiet_tensorflow  # noqa: F401  # isort: skip
 
 from collections.abc import Callable
@@ -13,7 +16,7 @@ from captioner import examples, model, training
 from captioner.checkpoints import State, assign
 from captioner.cross_entropy import CrossEntropy
 from captioner.determinism import make_deterministic
-from captioner.files import atomic_file, checked_folder, digest, verify, write_json
+from captioner.files import atomic_file, checked_folder, verify, write_json
 from captioner.self_critical import SelfCritical, sharpen
 from captioner.text import Vocabulary
 from captioner.tracking import TrainingRun
@@ -22,7 +25,6 @@ from captioner.validation import validator
 REPORTS = Path("reports/train")
 SETTINGS = set(training.Settings.__annotations__)
 FILES = ("*.json", "*/config.json", "*/weights.weights.h5")
-CODE = Path(model.__file__).parent  # every change of it starts a training anew
 
 
 def main() -> None:
@@ -37,14 +39,16 @@ def main() -> None:
     val = examples.read_examples(features, index, tokens, "val")
     references = examples.read_references("data/captions.parquet", "val").tolist()
     vocabulary = Vocabulary.load("data/tokens/vocabulary.json")
-    # What a killed training left belongs to exactly these settings, data and code, or is removed.
+    # What another training left, of other settings, data or code, is removed.
     settings = [params.seed, params.train]
-    inputs = digest("data/features", "data/tokens", __file__, *sorted(CODE.glob("*.py")))
-    state = State.of(Path("models/.training"), settings, inputs)
-    run = TrainingRun.open(state.run_id, params.dataset, params.model_dump())
+    state = State.of(Path("models/.training"), settings, digest_inputs("train"))
+    # Of a training that is over no new run is opened: `track` writes one where one is wanted.
+    run = TrainingRun.open(
+        state.run_id, params.dataset, params.model_dump(), new=not state.finished
+    )
     state.run_id = run.run_id
 
-    history, best = [], []
+    history: list[dict] = []
     with checked_folder("models/captioner", FILES) as folder:
         for member in params.train.members:
             make_deterministic(params.seed + member)
@@ -52,23 +56,23 @@ def main() -> None:
             sizes = (*vectors.shape, *features.shape[1:], params.train.units, params.train.heads)
             captioner = model.CaptionModel(model.ModelConfig(*sizes), vectors)
             score = validator(captioner, vocabulary, val, references)
-            rows = learn(captioner, train, params, member, state, score, reporter(run, history))
-            best.append(max(rows, key=lambda row: row["val_cider_d"]))
+            learn(captioner, train, params, member, state, score, reporter(run, history))
             (folder / str(member)).mkdir()
             model.save_captioner(captioner, folder / str(member))
     with atomic_file(REPORTS / "history.csv") as path:
         pd.DataFrame(history).to_csv(path, index=False)
-    # Under names of their own: MLflow's curves of these end with the last epoch.
-    means = pd.DataFrame(best).mean()
-    metrics = {f"best_{name}": means[name] for name in ("epoch", "val_loss", "val_cider_d")}
+    # A row of history.csv; under names of their own: MLflow's curves of these end with the last
+    # epoch.
+    best = max(history, key=lambda row: row["val_cider_d"])
+    metrics = {f"best_{name}": best[name] for name in ("epoch", "val_loss", "val_cider_d")}
     metrics |= {"epochs": len(history), "parameters": captioner.count_params()}
     write_json(REPORTS / "metrics.json", metrics)
     run.sign(Path("models/captioner"))
     run.close()
-    state.remove()
+    state.finish(*training.TO_GO_ON)
 
 
-def learn(captioner, train, params, member: int, state: State, score, on_epoch) -> list[dict]:
+def learn(captioner, train, params, member: int, state: State, score, on_epoch) -> None:
     """Cross-entropy, then self-critical training; the better of the two is kept."""
     options = params.train
     settings = options.model_dump(include=SETTINGS) | {"seed": params.seed + member}
@@ -78,7 +82,7 @@ def learn(captioner, train, params, member: int, state: State, score, on_epoch) 
     )
     rows = trainer.run(score, on_epoch).history
     if options.self_critical_epochs == 0:
-        return rows
+        return
     words_alone = captioner.get_weights()
     # From the end: of a few noisy scores the best may be an early one, of a model half taught.
     assign(captioner.trainable_variables, [weight.numpy() for weight in trainer.averages])
@@ -97,7 +101,6 @@ def learn(captioner, train, params, member: int, state: State, score, on_epoch) 
     more = trainer.run(score, on_epoch).history
     if max(row["val_cider_d"] for row in more) <= max(row["val_cider_d"] for row in rows):
         captioner.set_weights(words_alone)
-    return [*rows, *more]
 
 
 def reporter(run: TrainingRun, history: list[dict]) -> Callable[[dict], None]:

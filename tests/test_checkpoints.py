@@ -55,11 +55,29 @@ def test_what_a_kill_left_half_written_is_no_epoch(tmp_path):
     assert state.newest() == tmp_path / "epoch-0001"
 
 
-def test_removed_state_is_gone(tmp_path):
+def test_a_finished_state_stays_without_what_further_epochs_would_need(tmp_path, capsys):
     state = State.of(tmp_path, SETTINGS, "digest")
-    state.remove()  # nothing there yet
     state.run_id = "abc"
-    state.remove()
+    phase = state.phase("words")
+    phase.epoch(2).mkdir(parents=True)
+    for name in ("best.npz", "optimizer.npz"):
+        (phase.epoch(2) / name).write_text("")
+    (state.folder / "activations").mkdir()
+    (state.folder / "activations" / "grid.npy").write_text("")
+    phase.report("training", 2, over=False)
+    assert capsys.readouterr().out == "training: going on after epoch 2\n"
+    assert not state.finished
+    state.finish("optimizer.npz", "activations")
+    again = State.of(tmp_path, SETTINGS, "digest")
+    assert again.finished and again.run_id == "abc"
+    files = [path.relative_to(state.folder).as_posix() for path in state.folder.rglob("*.*z")]
+    assert files == ["words/epoch-0002/best.npz"]
+    assert not (state.folder / "activations").exists()
+    again.phase("words").report("training", 2, over=True)
+    assert capsys.readouterr().out == (
+        f"training: all 2 epochs are done, in {state.folder}; remove that folder to train anew\n"
+    )
+    assert not State.of(tmp_path, SETTINGS, "other data").finished
     assert not state.folder.exists()
 
 

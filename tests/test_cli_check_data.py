@@ -72,16 +72,13 @@ def test_nothing_to_worry_about(here, capsys):
 
 
 def test_warnings_and_the_report_of_the_json(here, capsys):
-    write_table(p03="red caf\u00c3\u00a9", p04="...")
+    write_table(p03="red caf\u00c3\u00a9")
     assert main(["check-data", "--json", "--report", "r"]) == 1
     out, _ = capsys.readouterr()
     assert out.isascii()
     found = json.loads(out)
     assert found == json.loads(Path("r/report.json").read_text(encoding="utf-8"))
-    assert [warning.split(":")[0] for warning in found["warnings"]] == [
-        "empty captions",
-        "mojibake",
-    ]
+    assert [warning.split(":")[0] for warning in found["warnings"]] == ["mojibake"]
     assert not REPORT.exists()
     main(["check-data", "--json"])  # an older report takes no part in the next one
     assert capsys.readouterr().out == out
@@ -97,6 +94,15 @@ def test_errors(here, capsys):
     assert "same bytes in two splits: 1 (val '34.png' = train '00.png')" in leaked
     assert out.endswith("\nthe pipeline would stop\n\nall of it: reports/check-data\n")
     assert "reports/preprocess" not in out
+
+
+def test_a_picture_whose_captions_have_no_word_is_rejected_as_in_the_pipeline(here, capsys):
+    write_table(p04="...")
+    assert main(["check-data"]) == 2
+    out, _ = capsys.readouterr()
+    (error,) = [line for line in out.splitlines() if line.startswith("ERROR")]
+    assert "1 of 40 pictures rejected" in error
+    assert "caption without words (1), picture without captions (1)" in error
 
 
 def test_classes_for_the_courses_cnn(here, capsys):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from captioner import contrastive
 from captioner.checkpoints import State
 from captioner.contrastive import (
     SHARES,
@@ -76,24 +77,10 @@ def small_model(known: int) -> JointModel:
     return JointModel(config, vectors, np.arange(4, 4 + known))
 
 
-def test_dropout_of_the_words_part_comes_from_the_seed(monkeypatch):
-    """Of one picture there is no order that a seed could change: dropout is all that is left."""
-    monkeypatch.setattr("captioner.contrastive.LEAST_STEPS", 0)
-    every = examples()
-    one = Examples(every.features, every.rows[:1], every.names[:1], every.tokens[:1])
-    kernels = []
-    for seed in (1, 1, 2):
-        model = small_model(4)
-        learn_words(model, one, seed)
-        kernels.append(model.seen_words.kernel.numpy())
-    np.testing.assert_array_equal(kernels[0], kernels[1])
-    assert not np.array_equal(kernels[0], kernels[2])
-
-
-def test_it_learns_which_words_pictures_show():
+def test_it_learns_which_words_pictures_show(tmp_path):
     train = examples()
     model = small_model(CLASSES)
-    learn_words(model, train, 1)
+    learn_words(model, train, 1, State(tmp_path))
     # Two captions each, and all second ones name the first thing, too.
     shares = model.shares.numpy()
     assert shares[0] == pytest.approx((4 + 4 * CLASSES - 4 + 4) / (8 * CLASSES))
@@ -107,8 +94,28 @@ def test_it_learns_which_words_pictures_show():
     assert (half[1:CLASSES, 1:].argmax(1) + 1 == np.arange(1, CLASSES)).all()
     assert not model.seen_words.trainable_variables
     again = small_model(CLASSES)
-    learn_words(again, train, 1)
+    learn_words(again, train, 1, State(tmp_path / "again"))
     np.testing.assert_array_equal(again.seen_words.kernel.numpy(), model.seen_words.kernel.numpy())
+    # What was learned once is taken from the state.
+    kept = small_model(CLASSES)
+    learn_words(kept, train, 2, State(tmp_path))
+    for ours, theirs in zip(kept.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert not kept.seen_words.trainable_variables
+
+
+def test_the_dropout_of_the_words_follows_the_seed(tmp_path, monkeypatch):
+    """All pictures in one batch, in order: nothing else is left to chance."""
+    monkeypatch.setattr(contrastive, "WORD_BATCH", 4 * CLASSES)
+    monkeypatch.setattr(contrastive, "WORD_PASSES", 2)
+    monkeypatch.setattr(contrastive, "LEAST_STEPS", 1)
+    kernels = []
+    for number, seed in enumerate((1, 1, 2)):
+        model = small_model(CLASSES)
+        learn_words(model, examples(), seed, State(tmp_path / str(number)))
+        kernels.append(model.seen_words.kernel.numpy())
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert (kernels[0] != kernels[2]).any()
 
 
 def test_it_learns_what_belongs_together(tmp_path):
@@ -118,7 +125,7 @@ def test_it_learns_what_belongs_together(tmp_path):
     model = small_model(1)
     score = validator(model, val)
     before = score()
-    learn_words(model, train, 1)
+    learn_words(model, train, 1, State(tmp_path))
     words = model.seen_words.kernel.numpy()
     settings = Settings(24, CLASSES, 0.02, "cosine", 5.0, 99, 0.0, 1)
     objective = Contrastive(model, train, 0.1)
@@ -132,11 +139,11 @@ def test_it_learns_what_belongs_together(tmp_path):
     np.testing.assert_array_equal(model.seen_words.kernel.numpy(), words)
 
 
-def test_the_words_count_for_what_they_are_worth():
+def test_the_words_count_for_what_they_are_worth(tmp_path):
     """Names tell all things apart here, and the other part has learned nothing yet."""
     train = examples()
     model = small_model(CLASSES)
-    learn_words(model, train, 1)
+    learn_words(model, train, 1, State(tmp_path))
     seen = []
 
     def score() -> dict[str, float]:

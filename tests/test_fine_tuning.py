@@ -148,10 +148,31 @@ def test_a_killed_training_ends_with_the_same_bytes(pictures, tmp_path, killed_a
     assert weights_of(encoder, head) == whole
     # The pictures are looked at again only where their activations were not kept.
     assert (next(batches, None) is not None) == bool(killed_after)
-    assert [path.name for path in sorted((tmp_path / "killed").iterdir())] == [
-        "activations",
-        "epoch-0002",
+    # The gigabytes are gone; the last epoch is there, should the kill come before DVC has stored
+    # the outputs.
+    left = [path.relative_to(tmp_path / "killed") for path in (tmp_path / "killed").rglob("*.*")]
+    assert sorted(map(str, left)) == [
+        "epoch-0002/best.npz",
+        "epoch-0002/history.json",
+        "finished.json",
     ]
+    encoder, head, epochs = tune(tmp_path / "killed", kill_after(iter(()), 0))
+    assert list(epochs) == history
+    assert weights_of(encoder, head) == whole
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_training_killed_after_its_last_epoch_is_done(pictures, tmp_path, monkeypatch):
+    encoder, head, epochs = tune(tmp_path, in_batches(pictures))
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(State, "finish", lambda *_: next(kill_after(iter(()), 0)))
+        list(epochs)
+    assert (tmp_path / "activations").exists()
+    encoder, head, epochs = tune(tmp_path, kill_after(iter(()), 0))
+    assert len(list(epochs)) == 2 and not (tmp_path / "activations").exists()
+    logits = head(encoder(pictures[VAL].astype(np.float32), training=False)).numpy()
+    loss = (np.logaddexp(0, logits) - colour_labels(VAL) * logits).mean()
+    assert loss == pytest.approx(min(epoch.val_loss for epoch in tune(tmp_path, ())[2]), rel=0.02)
 
 
 def kill_after(batches: Iterator, count: int) -> Iterator:

@@ -115,7 +115,6 @@ def test_a_clean_data_set(folder):
     assert report["words"] == {
         "mean": pytest.approx((12 * 3 + 6 * 2) / 18),
         "longest": 3,
-        "without": 0,
         "cut": 0,
         "histogram": [[n, n, {2: 6, 3: 12}.get(n, 0)] for n in range(9)] + [[9, None, 0]],
         "distinct": 18,
@@ -380,13 +379,14 @@ def test_extra_columns(folder):
 def test_lengths(folder):
     report = look(saying("red " * 8, "red " * 9, " . ", "!"), folder)
     words = report["words"]
-    assert (words["longest"], words["cut"], words["without"]) == (9, 1, 2)
-    assert words["histogram"][0] == [0, 0, 2]
+    assert (words["longest"], words["cut"]) == (9, 1)
+    assert words["histogram"][0] == [0, 0, 0]
     assert words["histogram"][-2:] == [[8, 8, 1], [9, None, 1]]
-    long, empty = report["warnings"]
-    assert long.startswith("long captions: 1 (4.5%) have more than 8 words")
-    assert empty.startswith("empty captions: 2 have no word")
-    assert report["captions_per_picture"] == {"least": 1, "mean": 22 / 18, "most": 5}
+    empty, long = report["warnings"]
+    assert long.startswith("long captions: 1 (5.0%) have more than 8 words")
+    assert empty.startswith("rejected: 2 captions cannot be used")
+    assert report["rejected"] == {"caption without words": {"number": 2, "first": ["train0.png"]}}
+    assert report["captions_per_picture"] == {"least": 1, "mean": 20 / 18, "most": 3}
 
 
 @given(st.lists(st.integers(0, 130), max_size=40), st.integers(1, 100))

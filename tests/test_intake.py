@@ -11,7 +11,8 @@ from PIL import Image
 from captioner import CaptionerError
 from captioner.datasets import Picture, Rejected
 from captioner.images import write_shards
-from captioner.intake import check_intake, contact_sheet, write_rejected
+from captioner.intake import check_intake, contact_sheet, with_words, write_rejected
+from captioner.words import words_of
 
 COUNTS = {
     "pictures_train": 97,
@@ -54,6 +55,40 @@ def test_an_empty_split_stops(split):
 def test_nothing_at_all_stops():
     with pytest.raises(CaptionerError, match="split train: no picture left"):
         check_intake(dict.fromkeys(COUNTS, 0), [], 0.01)
+
+
+@pytest.mark.parametrize(
+    ("caption", "split_characters", "has_a_word"),
+    [
+        ("...", False, False),
+        ("\N{DOG}", False, False),
+        (" \N{EM DASH} ", False, False),
+        ("\N{ZERO WIDTH SPACE}", True, False),
+        ("\u4e00\u53ea\u9ed1\u72d7", False, True),  # Chinese: one word of four characters,
+        ("\u4e00\u53ea\u9ed1\u72d7", True, True),  # or four
+        ("\U000282cb", False, False),  # a character that the reference's tokenizer drops,
+        ("\U000282cb", True, True),  # and that is a word where characters are
+        ("7", False, True),
+        ("a dog \N{DOG}", False, True),
+    ],
+)
+def test_a_caption_is_rejected_where_the_tokenizer_finds_no_word(
+    caption, split_characters, has_a_word
+):
+    assert bool(words_of(caption, split_characters)) == has_a_word
+    first = Picture("a.png", "train", b"", ("a dog", caption, "a cat"))
+    alone = Picture("b.png", "val", b"", (caption,))
+    found = list(with_words([Rejected("c", "odd"), first, alone], split_characters))
+    if has_a_word:
+        assert found == [Rejected("c", "odd"), first, alone]
+        return
+    assert found == [
+        Rejected("c", "odd"),
+        Rejected("a.png", "caption without words", repr(caption)),
+        Picture("a.png", "train", b"", ("a dog", "a cat")),
+        Rejected("b.png", "caption without words", repr(caption)),
+        Rejected("b.png", "picture without captions", "split val, no caption has a word"),
+    ]
 
 
 def test_rejected_table_is_there_without_rows(tmp_path):

@@ -125,3 +125,37 @@ def test_flickr_with_too_many_bad_pictures_stops_after_the_report(params, monkey
         preprocess.main()
     assert len(pd.read_csv("reports/preprocess/rejected.csv")) == 7000 + 35005
     assert not Path("data/captions.parquet").exists()
+
+
+def test_captions_without_a_word_are_rejected_and_a_split_of_them_stops(params):
+    """Nothing else is left of the val split: no training is begun."""
+    download.main()
+    archive = Path("data/raw/scenes.zip")
+    with zipfile.ZipFile(archive) as source:
+        files = {name: source.read(name) for name in source.namelist()}
+    records = [json.loads(line) for line in files["scenes.jsonl"].decode().splitlines()]
+
+    def preprocess_with(*places: int) -> None:
+        for place in places:
+            records[place]["captions"] = ["...", "\N{DOG}", "-", " \N{EM DASH}", "!"]
+        files["scenes.jsonl"] = "\n".join(map(json.dumps, records)).encode()
+        with zipfile.ZipFile(archive, "w") as target:
+            for name, data in files.items():
+                target.writestr(name, data)
+        preprocess.main()
+
+    params["preprocess"]["max_rejected"] = 0.5
+    write(params)
+    preprocess_with(0, 6)  # of train, of val
+    metrics = json.loads(Path("reports/preprocess/metrics.json").read_text())
+    assert metrics["rejected_captions"] == 10 and metrics["rejected_pictures"] == 2
+    assert (metrics["pictures_train"], metrics["pictures_val"]) == (5, 1)
+    rejected = pd.read_csv("reports/preprocess/rejected.csv")
+    assert rejected["reason"].value_counts().to_dict() == {
+        "caption without words": 10,
+        "picture without captions": 2,
+    }
+    captions = pd.read_parquet("data/captions.parquet")
+    assert captions["picture"].nunique() == 8 and not captions["caption"].eq("...").any()
+    with pytest.raises(CaptionerError, match=r"split val: no picture left.*caption without words"):
+        preprocess_with(7)

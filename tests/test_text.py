@@ -203,7 +203,6 @@ def test_statistics():
         "mean_length": 2.5,
         "longest_caption": 4,
         "cut_captions": 1,
-        "empty_captions": 1,
         "captions_train": 2,
         "captions_val": 2,
         "unknown_tokens_train": 0.0,

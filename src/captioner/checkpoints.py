@@ -1,5 +1,9 @@
 """Weights on disk: what a training leaves after each epoch, so that a kill costs an epoch at most,
 and files of weights that may come from a stranger.
+
+The state of a training stays when it is over, until one of other settings begins: DVC takes the
+outputs of a stage into its cache after the stage has ended, and a kill in those seconds would cost
+the whole training. Started again, the stage finds all epochs done and writes its outputs once more.
 """
 
 import hashlib
@@ -35,11 +39,13 @@ class State:
     """The folder in which a killed training finds what it needs to go on.
 
     Attributes:
-        folder: holds epoch-0001 or the like, whole or not at all, and run.json.
+        folder: holds epoch-0001 or the like, whole or not at all, run.json, and finished.json once
+            the training is over.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, top: Path | None = None):
         self.folder = folder
+        self.top = top or folder  # of all phases
 
     @classmethod
     def of(cls, parent: Path, settings: object, inputs: str) -> "State":
@@ -70,7 +76,7 @@ class State:
 
     def phase(self, name: str) -> "State":
         """A state of its own for a part of the training."""
-        return State(self.folder / name)
+        return State(self.folder / name, self.top)
 
     def epoch(self, number: int) -> Path:
         return self.folder / f"epoch-{number:04d}"
@@ -79,9 +85,34 @@ class State:
         """The folder of the last finished epoch."""
         return max(self.folder.glob("epoch-*"), default=None)
 
-    def remove(self) -> None:
-        """To be called when the outcome is stored elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    @property
+    def finished(self) -> bool:
+        """Whether the training came to its end and its outputs were written."""
+        return (self.folder / "finished.json").exists()
+
+    def finish(self, *names: str) -> None:
+        """Note the end of the training, and keep no more than its outputs are made of.
+
+        Args:
+            names: of files and folders, at any depth, that only further epochs would need.
+        """
+        write_json(self.folder / "finished.json", {})
+        for path in [found for name in names for found in self.folder.rglob(name)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def report(self, name: str, epochs: int, over: bool) -> None:
+        """Print where a training goes on.
+
+        Args:
+            name: of what is trained.
+            epochs: how many are done.
+            over: whether no further one is to come.
+        """
+        if over:
+            text = f"all {epochs} epochs are done, in {self.top}; remove that folder to train anew"
+        else:
+            text = f"going on after epoch {epochs}"
+        print(f"{name}: {text}", flush=True)
 
 
 def assign(variables: Sequence, values: Sequence[np.ndarray]) -> None:

@@ -16,7 +16,9 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from captioner.checkpoints import State, assign, load_arrays
 from captioner.examples import Examples
+from captioner.files import atomic_file
 from captioner.graph import graph_function
 from captioner.joint_embedding import JointEncoder, JointModel
 from captioner.metrics.retrieval import ranks
@@ -70,12 +72,26 @@ class Contrastive:
         return tf.reduce_mean(losses), tf.reduce_sum(losses), tf.size(losses)
 
 
-def learn_words(model: JointModel, examples: Examples, seed: int) -> None:
+def learn_words(model: JointModel, examples: Examples, seed: int, state: State) -> None:
     """Learn the words' part of a model, and leave it as it is from then on.
 
     Args:
         examples: the training split.
+        seed: of the order of the pictures, of what is mirrored and of dropout.
+        state: what was learned is kept there, and taken from there.
     """
+    learned = [*model.seen_words.weights, model.shares]
+    kept = state.folder / "words.npz"
+    if kept.exists():
+        assign(learned, load_arrays(kept))
+    else:
+        _learn_words(model, examples, seed)
+        with atomic_file(kept) as path:
+            np.savez(path, *[variable.numpy() for variable in learned])
+    model.seen_words.trainable = False
+
+
+def _learn_words(model: JointModel, examples: Examples, seed: int) -> None:
     known = model.config.known
     columns = model.columns.numpy()[examples.tokens.reshape(-1, examples.tokens.shape[-1])]
     pairs = np.unique(np.arange(len(columns))[:, None] * (known + 1) + columns)
@@ -105,8 +121,8 @@ def learn_words(model: JointModel, examples: Examples, seed: int) -> None:
             loss = tf.reduce_mean(tf.reduce_sum(losses, 1))
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
 
-    rng, done = np.random.default_rng(seed), 0
-    count = len(examples.rows)
+    rng = np.random.default_rng(seed)
+    count, steps = len(examples.rows), 0
     passes = max(WORD_PASSES, -(-LEAST_STEPS * WORD_BATCH // count))
     with tqdm(total=passes * count, desc="words", unit="picture", disable=None) as bar:
         for _ in range(passes):
@@ -114,10 +130,9 @@ def learn_words(model: JointModel, examples: Examples, seed: int) -> None:
             for start in range(0, count, WORD_BATCH):
                 chosen = np.sort(order[start : start + WORD_BATCH])
                 captions_of = pack(examples.tokens[chosen])
-                step(examples.load(chosen, rng), captions_of, np.int32([seed, done]))
-                done += 1
+                step(examples.load(chosen, rng), captions_of, np.int32([seed, steps]))
+                steps += 1
                 bar.update(len(chosen))
-    model.seen_words.trainable = False
 
 
 def choose_share(model: JointModel, score: Callable[[], dict[str, float]]) -> float:

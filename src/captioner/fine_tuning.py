@@ -25,6 +25,7 @@ from captioner.files import atomic_folder, read_json, write_json
 from captioner.graph import graph_function
 
 HEAD_RATE = 10.0  # the head starts from nothing: times the learning rate of the network
+TO_GO_ON = ("activations", "last.npz")  # gigabytes, needless when the training is over
 DROPOUT = 0.2  # share of the grid's channels that the head does not see in a step
 
 
@@ -53,7 +54,8 @@ def fine_tune(
         batches: all pictures in order, as from `images.batches`, at most `batch_size` at a time;
             nothing is read where the state has their activations.
         train, val: picture numbers (n,), ascending, and labels (n, labels) of 0 and 1.
-        state: what a killed training left is used; activations and finished epochs are kept there.
+        state: what a killed training left is used; activations and finished epochs are kept there,
+            the activations until the last epoch is done.
         epochs, batch_size: passes and pictures a step.
         learning_rate: of the network, peak of a cosine schedule with a short warm-up; the head's is
             `HEAD_RATE` times that.
@@ -64,7 +66,6 @@ def fine_tune(
     """
     numbers, labels = train
     lower, upper = halves(encoder, cut)
-    plain, mirrored = _activations(lower, batches, numbers, val[0], batch_size, state)
     # Layer by layer: to set it for a model that has the value already does nothing.
     for layer in upper.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
@@ -105,8 +106,10 @@ def fine_tune(
 
     weights = parts[0] + parts[1]
     everything = weights + optimizers[0].variables + optimizers[1].variables
-    history, best = _resume(state, everything)
+    history, best = _resume(state, everything, epochs)
     yield from history
+    if len(history) < epochs:
+        plain, mirrored = _activations(lower, batches, numbers, val[0], batch_size, state)
     validate = validator(upper, head, lambda rows: plain[rows], val, batch_size)
     options = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     for results in passes(step, load, len(numbers), seed=seed, done=len(history), **options):
@@ -121,6 +124,7 @@ def fine_tune(
             best = [weight.numpy() for weight in weights]
         _keep(state, history, everything, best)
         yield epoch
+    state.finish(*TO_GO_ON)
     assign(weights, best)
     for layer in upper.layers:
         layer.trainable = False
@@ -177,11 +181,13 @@ def _keep(state: State, history: list[Epoch], everything: list, best: list[np.nd
         shutil.rmtree(previous)
 
 
-def _resume(state: State, everything: list) -> tuple[list[Epoch], list[np.ndarray]]:
+def _resume(state: State, everything: list, epochs: int) -> tuple[list[Epoch], list[np.ndarray]]:
     """Go on from the newest finished epoch, if there is one: its history and best weights."""
     newest: Path | None = state.newest()
     if newest is None:
         return [], []
-    assign(everything, load_arrays(newest / "last.npz"))
     history = [Epoch(**row) for row in read_json(newest / "history.json")]
+    state.report("encoder", len(history), over=len(history) == epochs)
+    if len(history) < epochs:
+        assign(everything, load_arrays(newest / "last.npz"))
     return history, load_arrays(newest / "best.npz")

@@ -8,7 +8,8 @@ rejected thing is named in a table, and a small sheet of stored pictures shows w
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,42 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from captioner import CaptionerError
-from captioner.datasets import SPLITS, Rejected
+from captioner.datasets import SPLITS, Picture, Rejected
 from captioner.drawing import broken_lines, pillow_font
 from captioner.files import atomic_file
 from captioner.images import jpegs, read_pictures
 from captioner.raster import decode
+from captioner.words import words_of
+
+
+def with_words(
+    pictures: Iterable[Picture | Rejected], split_characters: bool
+) -> Iterator[Picture | Rejected]:
+    """Reject captions in which the tokenizer finds no word: "...", an emoji, a lone dash.
+
+    Nothing could be learnt from them, and no search could find them. All later stages rely on it:
+    every picture has a caption, every caption a word.
+
+    Args:
+        pictures: as a data set yields them.
+        split_characters: `tokenize.split_characters`, see `captioner.words`.
+
+    Yields:
+        The items in their order, after each picture's `Rejected` captions; a picture that has no
+        other caption is rejected, too.
+    """
+    for item in pictures:
+        if isinstance(item, Picture):
+            kept = tuple(text for text in item.captions if words_of(text, split_characters))
+            for text in item.captions:
+                if text not in kept:
+                    yield Rejected(item.image_id, "caption without words", f"{text!r:.60}")
+            if kept:
+                item = replace(item, captions=kept)
+            else:
+                detail = f"split {item.split}, no caption has a word"
+                item = Rejected(item.image_id, "picture without captions", detail)
+        yield item
 
 
 def check_intake(counts: Mapping[str, int], rejected: Iterable[Rejected], limit: float) -> None:

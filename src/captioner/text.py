@@ -201,8 +201,8 @@ def token_statistics(
 
     Returns:
         `vocabulary` (specials included), `captions` and `tokens` counted, the mean and greatest
-        length in words, captions cut at `max_length` and captions without a word; for each split
-        `captions_SPLIT` and `unknown_tokens_SPLIT`, the share of its tokens that are <unk>.
+        length in words, captions cut at `max_length`; for each split `captions_SPLIT` and
+        `unknown_tokens_SPLIT`, the share of its tokens that are <unk>.
     """
     lengths = np.array([len(words) for words in captions])
     statistics = {
@@ -212,7 +212,6 @@ def token_statistics(
         "mean_length": float(lengths.mean()),
         "longest_caption": int(lengths.max()),
         "cut_captions": int((lengths > max_length).sum()),
-        "empty_captions": int((lengths == 0).sum()),
     }
     tokens, unknown = Counter(), Counter()
     for words, split in zip(captions, splits, strict=True):

@@ -25,6 +25,7 @@ from captioner.files import atomic_folder, read_json, write_json
 from captioner.graph import graph_function
 
 BEST = "best.weights.h5"
+TO_GO_ON = ("weights.npz", "optimizer.npz")  # of an epoch: needless when the training is over
 WARM_UP = 100  # steps of linearly growing learning rate, or an epoch if that is shorter
 
 
@@ -227,11 +228,12 @@ class Trainer:
         folder = self.state.newest()
         if folder is None:
             return
-        assign(self.model.trainable_variables, load_arrays(folder / "weights.npz"))
-        assign(self.optimizer.variables, load_arrays(folder / "optimizer.npz"))
-        assign(self.averages, load_arrays(folder / "averages.npz"))
         self.progress = Progress(**read_json(folder / "progress.json"))
-        print(f"{self.objective.name}: going on after epoch {self.progress.epoch}", flush=True)
+        assign(self.averages, load_arrays(folder / "averages.npz"))
+        self.state.report(self.objective.name, self.progress.epoch, self._done())
+        if not self._done():  # else they may be gone, see `TO_GO_ON`
+            assign(self.model.trainable_variables, load_arrays(folder / "weights.npz"))
+            assign(self.optimizer.variables, load_arrays(folder / "optimizer.npz"))
 
     def _diverged(self, epoch: int, step: int, where: str) -> CaptionerError:
         rate = self._learning_rate(epoch, step)

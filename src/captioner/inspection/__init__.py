@@ -24,7 +24,7 @@ from captioner.inspection.captions import caption_facts, characters, vocabulary_
 from captioner.inspection.pictures import columns, copy_kinds, counted, find_copies, sizes
 from captioner.inspection.sheet import draw_sheet
 from captioner.inspection.verdict import warnings
-from captioner.intake import check_intake, write_csv, write_rejected
+from captioner.intake import check_intake, with_words, write_csv, write_rejected
 from captioner.leaks import check_leaks, find_leaks, write_leaks
 from captioner.sections import Glove, Preprocess, Tokenize
 from captioner.text import Vocabulary
@@ -76,7 +76,7 @@ def inspect(
     with atomic_folder(folder, FILES, MARK) as temporary:
         images = temporary / "images"
         captions, rejected, counts = write_shards(
-            counted(pictures, formats),
+            with_words(counted(pictures, formats), tokenize.split_characters),
             images,
             size=preprocess.side,
             **preprocess.model_dump(include={"fit", "jpeg_quality", "max_pixels"}),

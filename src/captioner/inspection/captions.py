@@ -37,9 +37,9 @@ def caption_facts(words: Sequence[Sequence[str]], max_length: int) -> dict:
         max_length: longer captions are cut, in words.
 
     Returns:
-        `mean` and `longest` length, captions `without` a word and `cut`; `histogram`, a list of
-        [from, to, captions], the last one without an end (None); `distinct` captions, word for
-        word, and the `most_frequent` as [caption, number].
+        `mean` and `longest` length, captions `cut`; `histogram`, a list of [from, to, captions],
+        the last one without an end (None); `distinct` captions, word for word, and the
+        `most_frequent` as [caption, number].
     """
     lengths = np.array([len(caption) for caption in words], int)
     step = -(-max_length // BARS)
@@ -50,7 +50,6 @@ def caption_facts(words: Sequence[Sequence[str]], max_length: int) -> dict:
     return {
         "mean": float(lengths.mean()) if len(lengths) else 0.0,
         "longest": int(lengths.max(initial=0)),
-        "without": int((lengths == 0).sum()),
         "cut": int((lengths > max_length).sum()),
         "histogram": [list(row) for row in zip(starts, [*ends, None], numbers, strict=True)],
         "distinct": len(same),

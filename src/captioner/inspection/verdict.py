@@ -83,8 +83,6 @@ def _captions(report: dict, tokenize: Tokenize, captions: int) -> Iterator[str]:
             f"{tokenize.max_length} words and would be cut; the longest has {words['longest']:,}; "
             "make tokenize.max_length larger"
         )
-    if words["without"]:
-        yield f"empty captions: {words['without']:,} have no word; write or remove them"
     if words["most_frequent"]:
         caption, number = words["most_frequent"][0]
         # Of a handful of captions any one is a large share.

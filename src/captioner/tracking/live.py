@@ -40,13 +40,22 @@ class TrainingRun:
         self._steps: dict[str, set[int]] = {}
 
     @classmethod
-    def open(cls, run_id: str | None, name: str | None, params: Mapping[str, Any]) -> "TrainingRun":
+    def open(
+        cls,
+        run_id: str | None,
+        name: str | None,
+        params: Mapping[str, Any],
+        *,
+        new: bool = True,
+    ) -> "TrainingRun":
         """Resume the run `run_id` if it is there and still the trainer's, else open a new one.
 
         Args:
             run_id: the id that an interrupted training left behind, or None.
             name: a new run's name, unless DVC names the experiment.
             params: nested or flattened; those of later stages are left to `track`.
+            new: whether to open a new one; if not, nothing more is logged where the run is gone or
+                complete.
         """
         run = cls(run_id)
         with run._at_best():
@@ -56,6 +65,8 @@ class TrainingRun:
             client = MlflowClient()
             if run_id is not None and is_open(client, run_id):
                 client.update_run(run_id, status="RUNNING")
+            elif not new:
+                return run
             else:
                 run.run_id = new_run(client, experiment_id, name, Path.cwd()).info.run_id
                 early = {
