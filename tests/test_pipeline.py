@@ -228,15 +228,30 @@ def test_fresh_repro_is_one_complete_run(pipeline):
 
 
 def test_logged_model_captions_pictures(pipeline, tmp_path):
-    """In another folder, with no other source of the package than the model's own copy."""
+    """In another folder, with no other source of the package than the model's own copy.
+
+    The served code has changed since the run was made, in a module that no other stage depends on.
+    """
     (run,) = pipeline.first
+    before = pipeline.runs().keys()
+    module = pipeline.folder / "src" / "captioner" / "uploads.py"
+    source = module.read_text()
+    module.write_text(source + "\nMENDED = True\n")
+    output = pipeline.dvc("repro")
+    module.write_text(source)
+    assert [line for line in output.splitlines() if "Running stage" in line] == [
+        "Running stage 'track':"
+    ]
+    assert pipeline.runs().keys() == before
     pictures = pd.read_parquet(pipeline.folder / "data" / "images" / "part-00000.parquet")
     (tmp_path / "picture.jpg").write_bytes(pictures["jpeg"].iloc[-1])
     program = f"""
 import base64, mlflow, pandas
 mlflow.set_tracking_uri("sqlite:///{pipeline.folder}/mlflow.db")
-model = mlflow.pyfunc.load_model("runs:/{run.info.run_id}/captioner")
-import captioner
+model = mlflow.pyfunc.load_model("models:/captioner/2")
+assert model.metadata.run_id == "{run.info.run_id}"
+import captioner.uploads
+assert captioner.uploads.MENDED
 assert captioner.__file__.endswith("/code/captioner/__init__.py"), captioner.__file__
 picture = open("picture.jpg", "rb").read()
 frame = pandas.DataFrame({{"image": [picture, base64.b64encode(picture).decode()]}})
@@ -253,6 +268,8 @@ print("captions:", *found["caption"], sep="|")
     assert done.returncode == 0, done.stderr
     _, first, second = done.stdout.strip().splitlines()[-1].split("|")
     assert first == second != ""
+    pipeline.dvc("repro")  # with the code as it was
+    assert pipeline.call("git", "status", "--porcelain") == ""
 
 
 def test_no_change_no_new_run(pipeline):
