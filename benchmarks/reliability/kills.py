@@ -41,6 +41,7 @@ try:
 except CaptionerError as error:
     sys.exit(f"store: {error}")
 """
+WORD = re.compile(r"[^\s,()]+")
 
 
 @dataclass(frozen=True)
@@ -285,7 +286,7 @@ def _observe_store(folder: Path) -> dict[str, object]:
             "integrity": ask("PRAGMA integrity_check"),
             # Words, sorted: MLflow writes the values of an enumeration in any order.
             "tables": sorted(
-                f"{kind} {name}: {' '.join(sorted(re.findall(r'[^ \n\t,()]+', sql or '')))}"
+                " ".join([kind, name, *sorted(WORD.findall(sql or ""))])
                 for kind, name, sql in ask("SELECT type, name, sql FROM sqlite_master")
             ),
             "version": ask("SELECT version_num FROM alembic_version"),
