@@ -28,7 +28,7 @@ from captioner.word_labels import word_labels
 from captioner.word_probe import word_probe
 
 IMAGES, CAPTIONS = Path("data/images"), Path("data/captions.parquet")
-REPORTS, SCRATCH = Path("reports/encoder"), Path("models/.fine-tuning")
+REPORTS, SCRATCH = Path("reports/encoder"), Path("models/.encoder")
 SHOWN, PROBED = 8, 512  # pictures in the figures, and for the word probe
 FILES = ("*.json", "weights.weights.h5", "words.npz")
 TRAINING = {"epochs", "batch_size", "learning_rate"}
@@ -65,7 +65,7 @@ def main() -> None:
     exclusive = backbone == "course_cnn"
     pictures = reader(shown)(shown)
     write_encoder_report(REPORTS, encoder, head, names, pictures, captions, exclusive=exclusive)
-    if learn is not tune_words:  # what fine-tuning with other settings left
+    if learn is probe_words:  # nothing is trained: what other settings left is of no use
         shutil.rmtree(SCRATCH, ignore_errors=True)
 
 
@@ -78,10 +78,10 @@ def learn_classes(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> t
     # As in the course: all that is not for the test, since nothing is chosen by the rest.
     learnt = np.concatenate([rows["train"], rows["val"]])
     known, unknown = (learnt, labels[learnt]), (test, labels[test])
-    options = params.encoder.model_dump(include=TRAINING) | {"seed": params.seed}
-    history = record(
-        course_cnn.train_course_cnn(encoder, head, pictures, known, unknown, **options)
+    epochs = course_cnn.train_course_cnn(
+        encoder, head, pictures, known, unknown, **training(params), state=state_of(params)
     )
+    history = record(epochs)
     said = course_cnn.predict(encoder, head, pictures, test, params.encoder.batch_size)
     write_classification_report(
         REPORTS,
@@ -100,7 +100,7 @@ def learn_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tup
     encoder = build_encoder("cnn", params.preprocess.side)
     head = cnn.build_head(encoder, len(names), params.seed)
     train, val = ((rows[split], labels[rows[split]]) for split in ("train", "val"))
-    options = params.encoder.model_dump(include=TRAINING) | {"seed": params.seed}
+    options = training(params) | {"state": state_of(params)}
     epochs = cnn.train_cnn(encoder, head, reader(index.index), train, val, **options)
     return encoder, head, names, record(epochs)
 
@@ -113,13 +113,9 @@ def tune_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tupl
     encoder = build_encoder(backbone, params.preprocess.side, weights)
     head = cnn.build_head(encoder, len(names), params.seed)
     train, val = ((rows[split], labels[rows[split]]) for split in ("train", "val"))
-    options = params.encoder.model_dump(include=TRAINING) | {"seed": params.seed}
-    # What another training left, of other settings, data or code, is removed.
-    settings = [params.seed, params.encoder, params.tokenize.split_characters]
-    state = State.of(SCRATCH, settings, digest_inputs("encoder"))
     pictures = batches(IMAGES, params.encoder.batch_size)
-    cut = BACKBONES[backbone].cut
-    epochs = fine_tuning.fine_tune(encoder, head, cut, pictures, train, val, state, **options)
+    cut, options = BACKBONES[backbone].cut, training(params) | {"state": state_of(params)}
+    epochs = fine_tuning.fine_tune(encoder, head, cut, pictures, train, val, **options)
     return encoder, head, names, record(epochs)
 
 
@@ -132,6 +128,18 @@ def probe_words(params, index: pd.DataFrame, rows: dict[str, np.ndarray]) -> tup
     probed = spread(rows["train"], PROBED)
     head = word_probe(encoder, reader(probed)(probed), labels[probed])
     return encoder, head, names, pd.DataFrame(columns=["epoch", "loss", "val_loss", "val_f1"])
+
+
+def training(params) -> dict[str, float]:
+    """The settings that all trainings have."""
+    return params.encoder.model_dump(include=TRAINING) | {"seed": params.seed}
+
+
+def state_of(params) -> State:
+    """What a killed training left; that of other settings, data or code is removed."""
+    settings = [params.seed, params.encoder, params.download.label]
+    settings.append(params.tokenize.split_characters)
+    return State.of(SCRATCH, settings, digest_inputs("encoder"))
 
 
 def labels_of_words(params, index: pd.DataFrame) -> tuple[np.ndarray, list[str]]:

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from captioner import CaptionerError
+from captioner.checkpoints import State
 from captioner.cnn import build_cnn, build_head, passes, train_cnn, warm_cosine
 from captioner.determinism import make_deterministic
 
@@ -35,6 +36,16 @@ def colour_labels(numbers: np.ndarray) -> np.ndarray:
 TRAIN, VAL = np.arange(32), np.arange(32, 43)  # the last batch of VAL is a small one
 
 
+class Killed(Exception):
+    """Stands for kill -9."""
+
+
+class KilledAfterAnEpoch(State):
+    def keep_arrays(self, *arguments):
+        super().keep_arrays(*arguments)
+        raise Killed
+
+
 def train(pictures, **changes):
     """Returns encoder, head and epochs."""
     make_deterministic(5)
@@ -60,11 +71,14 @@ def test_grid_is_an_eighth_of_the_picture(size):
 
 def test_colours_are_learnt_and_the_same_seed_gives_the_same_bytes(pictures, tmp_path):
     saved = []
-    for name in ("first", "second"):
-        encoder, head, epochs = train(pictures)
+    with pytest.raises(Killed):
+        train(pictures, state=KilledAfterAnEpoch(tmp_path))
+    # Left alone; gone on with after a kill; and started again when it was over.
+    for name, state in (("alone", None), ("killed", State(tmp_path)), ("over", State(tmp_path))):
+        encoder, head, epochs = train(pictures, state=state)
         encoder.save_weights(tmp_path / f"{name}.weights.h5")
         saved.append((epochs, (tmp_path / f"{name}.weights.h5").read_bytes()))
-    assert saved[0] == saved[1]
+    assert saved[0] == saved[1] == saved[2]
     assert len(epochs) == 2
     assert epochs[-1].loss < 0.2 < epochs[0].loss
     assert epochs[-1].val_f1 == 1.0

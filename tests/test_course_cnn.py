@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from captioner import CaptionerError
+from captioner.checkpoints import State
 from captioner.course_cnn import (
     Epoch,
     build_course_cnn,
@@ -124,6 +125,16 @@ def pictures() -> np.ndarray:
     return np.repeat(pictures, 3, axis=-1).astype(np.uint8)
 
 
+class Killed(Exception):
+    """Stands for kill -9."""
+
+
+class KilledAfterAnEpoch(State):
+    def keep_arrays(self, *arguments):
+        super().keep_arrays(*arguments)
+        raise Killed
+
+
 def train(pictures: np.ndarray, **changes) -> tuple[keras.Model, list[Epoch]]:
     make_deterministic(5)
     encoder = build_course_cnn(SIZE, 3)
@@ -140,11 +151,14 @@ def train(pictures: np.ndarray, **changes) -> tuple[keras.Model, list[Epoch]]:
 
 def test_bars_are_learnt_and_the_same_seed_gives_the_same_bytes(pictures, tmp_path):
     saved = []
-    for name in ("first", "second"):
-        encoder, epochs = train(pictures)
+    with pytest.raises(Killed):
+        train(pictures, state=KilledAfterAnEpoch(tmp_path))
+    # Left alone; gone on with after a kill; and started again when it was over.
+    for name, state in (("alone", None), ("killed", State(tmp_path)), ("over", State(tmp_path))):
+        encoder, epochs = train(pictures, state=state)
         encoder.save_weights(tmp_path / f"{name}.weights.h5")
         saved.append((epochs, (tmp_path / f"{name}.weights.h5").read_bytes()))
-    assert saved[0] == saved[1]
+    assert saved[0] == saved[1] == saved[2]
     assert len(epochs) == 3
     assert epochs[-1].loss < 0.3 < epochs[0].loss
     assert epochs[0].accuracy < epochs[-1].accuracy

@@ -16,7 +16,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from captioner.files import read_json, write_json
+from captioner.files import atomic_folder, read_json, write_json
+
+LAST = "last.npz"  # of `State.keep_arrays`: needless when the training is over
 
 LARGEST = 1e9  # of a weight; those of trained networks stay far below, a flipped exponent does not
 MOST_ENTRIES, DEEPEST = 10_000, 32  # of a file of weights; InceptionV3 has a thousand, 5 deep
@@ -73,6 +75,43 @@ class State:
     @run_id.setter
     def run_id(self, run_id: str | None) -> None:
         write_json(self.folder / "run.json", {"run_id": run_id})
+
+    def keep_arrays(
+        self, history: list[dict[str, float]], variables: Sequence, best: Sequence[np.ndarray]
+    ) -> None:
+        """Keep an epoch of a training that is no `training.Trainer`'s, in place of the last one.
+
+        Args:
+            history: a row for each epoch so far.
+            variables: all that the next epoch begins with: weights and the optimizer's.
+            best: weights that the training would end with if this were its last epoch.
+        """
+        previous = self.newest()
+        with atomic_folder(self.epoch(len(history))) as folder:
+            np.savez(folder / LAST, *[variable.numpy() for variable in variables])
+            np.savez(folder / "best.npz", *best)
+            write_json(folder / "history.json", history)
+        if previous is not None:
+            shutil.rmtree(previous)
+
+    def resume_arrays(
+        self, name: str, variables: Sequence, epochs: int
+    ) -> tuple[list[dict[str, float]], list[np.ndarray]]:
+        """Go on from what `keep_arrays` kept: its history and best weights, empty where none is.
+
+        Args:
+            name: of what is trained.
+            variables: take their values, unless all epochs are done.
+            epochs: how many there are to be.
+        """
+        newest = self.newest()
+        if newest is None:
+            return [], []
+        history = read_json(newest / "history.json")
+        self.report(name, len(history), over=len(history) == epochs)
+        if len(history) < epochs:
+            assign(variables, load_arrays(newest / LAST))
+        return history, load_arrays(newest / "best.npz")
 
     def phase(self, name: str) -> "State":
         """A state of its own for a part of the training."""

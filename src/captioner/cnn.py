@@ -9,6 +9,7 @@ attention needs later.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import keras
 import numpy as np
@@ -17,9 +18,11 @@ from keras import layers
 from tqdm import tqdm
 
 from captioner import CaptionerError
+from captioner.checkpoints import LAST, State, assign
 from captioner.graph import graph_function
 
 Decode = Callable[[np.ndarray], np.ndarray]
+Result = TypeVar("Result")  # of an epoch
 
 # Convolutions of 3x3 with this many filters; a pooling of 2x2 halves the grid at each "pool".
 LAYERS = (16, "pool", 32, 48, "pool", 64, 128, "pool")
@@ -78,6 +81,7 @@ def train_cnn(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    state: State | None = None,
 ) -> Iterator[Epoch]:
     """Train encoder and head in place; yields after each epoch.
 
@@ -88,6 +92,8 @@ def train_cnn(
         epochs, batch_size: passes and pictures a step.
         learning_rate: peak of a cosine schedule with a short warm-up.
         seed: of the order of the pictures.
+        state: what a killed training left is used, finished epochs are kept there; None for a
+            training that keeps nothing.
 
     Raises:
         CaptionerError: the loss is no number any more.
@@ -96,6 +102,7 @@ def train_cnn(
     schedule = warm_cosine(learning_rate, epochs, -(-len(numbers) // batch_size))
     optimizer = keras.optimizers.Adam(schedule, global_clipnorm=1.0)
     weights = encoder.trainable_variables + head.trainable_variables
+    optimizer.build(weights)
 
     @graph_function(input_signature=signature(encoder, head))
     def step(pictures, truth):
@@ -111,8 +118,45 @@ def train_cnn(
 
     validate = validator(encoder, head, decode, val, batch_size)
     options = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    for steps in passes(step, load, len(numbers), seed=seed, **options):
-        yield Epoch(float(np.mean([loss for (loss,) in steps])), *validate())
+    everything = encoder.weights + head.weights + optimizer.variables
+
+    def measured(done: int) -> Iterator[Epoch]:
+        for steps in passes(step, load, len(numbers), seed=seed, done=done, **options):
+            yield Epoch(float(np.mean([loss for (loss,) in steps])), *validate())
+
+    yield from resumable(measured, Epoch, encoder.weights + head.weights, everything, epochs, state)
+
+
+def resumable(
+    train: Callable[[int], Iterator[Result]],
+    result: type[Result],
+    weights: Sequence[keras.Variable],
+    everything: Sequence[keras.Variable],
+    epochs: int,
+    state: State | None,
+) -> Iterator[Result]:
+    """The epochs of a training that ends with its last weights; after a kill it goes on.
+
+    Args:
+        train: from the number of epochs that are done to what the other ones yield.
+        result: the dataclass that it yields.
+        weights: of the network.
+        everything: that an epoch begins with: the weights and the optimizer's variables.
+        epochs: how many there are to be.
+        state: where finished epochs are kept; None for nowhere.
+    """
+    if state is None:
+        yield from train(0)
+        return
+    history, last = state.resume_arrays("encoder", everything, epochs)
+    yield from (result(**row) for row in history)
+    for epoch in train(len(history)):
+        history.append(vars(epoch))
+        last = [weight.numpy() for weight in weights]
+        state.keep_arrays(history, everything, last)
+        yield epoch
+    assign(weights, last)
+    state.finish(LAST)
 
 
 def warm_cosine(

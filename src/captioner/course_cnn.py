@@ -17,7 +17,8 @@ import tensorflow as tf
 from keras import layers, ops
 
 from captioner import CaptionerError
-from captioner.cnn import Decode, passes
+from captioner.checkpoints import State
+from captioner.cnn import Decode, passes, resumable
 from captioner.graph import graph_function
 
 FILTERS = (64, 32)  # of the two convolutions of 3x3, without padding
@@ -134,6 +135,7 @@ def train_course_cnn(
     batch_size: int,
     learning_rate: float,
     seed: int,
+    state: State | None = None,
 ) -> Iterator[Epoch]:
     """Train the encoder in place; yields after each epoch.
 
@@ -144,6 +146,7 @@ def train_course_cnn(
         epochs, batch_size: passes and pictures a step.
         learning_rate: of Adam, constant.
         seed: of the order of the pictures.
+        state: as for `cnn.train_cnn`.
 
     Raises:
         CaptionerError: the loss is no number any more.
@@ -151,6 +154,7 @@ def train_course_cnn(
     numbers, classes = train
     optimizer = keras.optimizers.Adam(learning_rate)
     weights = encoder.trainable_variables
+    optimizer.build(weights)
     # One graph for all batches, the small last one too.
     signature = [
         tf.TensorSpec((None, *encoder.input_shape[1:]), tf.uint8),
@@ -171,15 +175,20 @@ def train_course_cnn(
         return decode(numbers[chosen]), classes[chosen].astype(np.int32)
 
     options = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    for steps in passes(step, load, len(numbers), seed=seed, **options):
-        found = predict(encoder, head, decode, test[0], batch_size)
-        of_truth = found[np.arange(len(found)), test[1]]
-        yield Epoch(
-            sum(loss * count for loss, _, count in steps) / len(numbers),
-            sum(right for _, right, _ in steps) / len(numbers),
-            float(-np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)).mean()),
-            float((found.argmax(axis=1) == test[1]).mean()),
-        )
+    everything = encoder.weights + optimizer.variables
+
+    def measured(done: int) -> Iterator[Epoch]:
+        for steps in passes(step, load, len(numbers), seed=seed, done=done, **options):
+            found = predict(encoder, head, decode, test[0], batch_size)
+            of_truth = found[np.arange(len(found)), test[1]]
+            yield Epoch(
+                sum(loss * count for loss, _, count in steps) / len(numbers),
+                sum(right for _, right, _ in steps) / len(numbers),
+                float(-np.log(np.maximum(of_truth, np.finfo(np.float32).tiny)).mean()),
+                float((found.argmax(axis=1) == test[1]).mean()),
+            )
+
+    yield from resumable(measured, Epoch, encoder.weights, everything, epochs, state)
 
 
 def predict(

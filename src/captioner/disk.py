@@ -74,7 +74,7 @@ OUTPUTS = (
     "data/images",
     "data/features",
     "data/embeddings",
-    "models/.fine-tuning",
+    "models/.encoder",
 )
 
 

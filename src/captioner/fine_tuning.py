@@ -8,9 +8,7 @@ part makes of every picture and its mirror image is computed once and read from 
 BatchNorm keeps ImageNet's statistics: those of small batches would be noise.
 """
 
-import shutil
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,14 +16,13 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from captioner import CaptionerError
-from captioner.checkpoints import State, assign, load_arrays
+from captioner.checkpoints import LAST, State, assign
 from captioner.cnn import Epoch, passes, signature, validator, warm_cosine
 from captioner.encoder import extract_features
-from captioner.files import atomic_folder, read_json, write_json
+from captioner.files import atomic_folder
 from captioner.graph import graph_function
 
 HEAD_RATE = 10.0  # the head starts from nothing: times the learning rate of the network
-TO_GO_ON = ("activations", "last.npz")  # gigabytes, needless when the training is over
 DROPOUT = 0.2  # share of the grid's channels that the head does not see in a step
 
 
@@ -106,7 +103,8 @@ def fine_tune(
 
     weights = parts[0] + parts[1]
     everything = weights + optimizers[0].variables + optimizers[1].variables
-    history, best = _resume(state, everything, epochs)
+    rows, best = state.resume_arrays("encoder", everything, epochs)
+    history = [Epoch(**row) for row in rows]
     yield from history
     if len(history) < epochs:
         plain, mirrored = _activations(lower, batches, numbers, val[0], batch_size, state)
@@ -122,9 +120,9 @@ def fine_tune(
         history.append(epoch)
         if epoch.val_loss == min(past.val_loss for past in history):
             best = [weight.numpy() for weight in weights]
-        _keep(state, history, everything, best)
+        state.keep_arrays([vars(past) for past in history], everything, best)
         yield epoch
-    state.finish(*TO_GO_ON)
+    state.finish("activations", LAST)  # gigabytes
     assign(weights, best)
     for layer in upper.layers:
         layer.trainable = False
@@ -169,25 +167,3 @@ def _first(batches: Iterable[tuple[int, np.ndarray]], count: int) -> Iterator:
         if first >= count:
             return
         yield first, batch[: count - first]
-
-
-def _keep(state: State, history: list[Epoch], everything: list, best: list[np.ndarray]) -> None:
-    previous = state.newest()
-    with atomic_folder(state.epoch(len(history))) as folder:
-        np.savez(folder / "last.npz", *[variable.numpy() for variable in everything])
-        np.savez(folder / "best.npz", *best)
-        write_json(folder / "history.json", [vars(epoch) for epoch in history])
-    if previous is not None:
-        shutil.rmtree(previous)
-
-
-def _resume(state: State, everything: list, epochs: int) -> tuple[list[Epoch], list[np.ndarray]]:
-    """Go on from the newest finished epoch, if there is one: its history and best weights."""
-    newest: Path | None = state.newest()
-    if newest is None:
-        return [], []
-    history = [Epoch(**row) for row in read_json(newest / "history.json")]
-    state.report("encoder", len(history), over=len(history) == epochs)
-    if len(history) < epochs:
-        assign(everything, load_arrays(newest / "last.npz"))
-    return history, load_arrays(newest / "best.npz")
