@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from captioner import CaptionerError
 from captioner.checkpoints import State, assign, load_arrays
 
 SETTINGS = {"epochs": 4, "dropout": 0.3}
@@ -97,3 +98,15 @@ def test_pickles_are_not_opened(tmp_path):
     np.savez(tmp_path / "weights.npz", np.array([print], object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         load_arrays(tmp_path / "weights.npz")
+
+
+@pytest.mark.parametrize("name", ["last.npz", "best.npz", "history.json"])
+def test_a_damaged_epoch_is_one_line_that_names_what_to_remove(tmp_path, name):
+    state = State.of(tmp_path, SETTINGS, "digest").phase("words")
+    variables = [tf.Variable([1.0, 2.0])]
+    state.keep_arrays([{"loss": 0.5}], variables, [np.ones(2, np.float32)])
+    assert state.resume_arrays("training", variables, 2)[0] == [{"loss": 0.5}]
+    path = state.epoch(1) / name
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CaptionerError, match=f"remove {tmp_path}/[0-9a-f]+ to train from the beg"):
+        state.resume_arrays("training", variables, 2)

@@ -9,13 +9,16 @@ the whole training. Started again, the stage finds all epochs done and writes it
 import hashlib
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
 
+from captioner import CaptionerError
 from captioner.files import atomic_folder, read_json, write_json
 
 LAST = "last.npz"  # of `State.keep_arrays`: needless when the training is over
@@ -107,11 +110,24 @@ class State:
         newest = self.newest()
         if newest is None:
             return [], []
-        history = read_json(newest / "history.json")
+        with self.reading():
+            history = read_json(newest / "history.json")
+            if len(history) < epochs:
+                assign(variables, load_arrays(newest / LAST))
+            best = load_arrays(newest / "best.npz")
         self.report(name, len(history), over=len(history) == epochs)
-        if len(history) < epochs:
-            assign(variables, load_arrays(newest / LAST))
-        return history, load_arrays(newest / "best.npz")
+        return history, best
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what damaged files raise inside the block into a `CaptionerError`."""
+        try:
+            yield
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CaptionerError(
+                f"{self.folder}: damaged ({reason}); remove {self.top} to train from the beginning"
+            ) from error
 
     def phase(self, name: str) -> "State":
         """A state of its own for a part of the training."""
@@ -162,7 +178,7 @@ def assign(variables: Sequence, values: Sequence[np.ndarray]) -> None:
 
 def load_arrays(path: Path) -> list[np.ndarray]:
     """What `np.savez` wrote from positional arguments, in their order."""
-    with np.load(path, allow_pickle=False) as stored:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return [stored[f"arr_{number}"] for number in range(len(stored.files))]
 
 

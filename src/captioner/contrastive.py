@@ -83,7 +83,8 @@ def learn_words(model: JointModel, examples: Examples, seed: int, state: State) 
     learned = [*model.seen_words.weights, model.shares]
     kept = state.folder / "words.npz"
     if kept.exists():
-        assign(learned, load_arrays(kept))
+        with state.reading():
+            assign(learned, load_arrays(kept))
     else:
         _learn_words(model, examples, seed)
         with atomic_file(kept) as path:

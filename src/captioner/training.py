@@ -132,7 +132,8 @@ class Trainer:
                     raise self._diverged(epoch, self.steps_per_epoch - 1, "found in validation")
                 self._keep(row, own_weights)
             on_epoch(self.progress.history[-1])
-        self.model.load_weights(self.state.epoch(self.progress.epoch) / BEST)
+        with self.state.reading():
+            self.model.load_weights(self.state.epoch(self.progress.epoch) / BEST)
         return self.progress
 
     def _done(self) -> bool:
@@ -228,12 +229,13 @@ class Trainer:
         folder = self.state.newest()
         if folder is None:
             return
-        self.progress = Progress(**read_json(folder / "progress.json"))
-        assign(self.averages, load_arrays(folder / "averages.npz"))
+        with self.state.reading():
+            self.progress = Progress(**read_json(folder / "progress.json"))
+            assign(self.averages, load_arrays(folder / "averages.npz"))
+            if not self._done():  # else they may be gone, see `TO_GO_ON`
+                assign(self.model.trainable_variables, load_arrays(folder / "weights.npz"))
+                assign(self.optimizer.variables, load_arrays(folder / "optimizer.npz"))
         self.state.report(self.objective.name, self.progress.epoch, self._done())
-        if not self._done():  # else they may be gone, see `TO_GO_ON`
-            assign(self.model.trainable_variables, load_arrays(folder / "weights.npz"))
-            assign(self.optimizer.variables, load_arrays(folder / "optimizer.npz"))
 
     def _diverged(self, epoch: int, step: int, where: str) -> CaptionerError:
         rate = self._learning_rate(epoch, step)
