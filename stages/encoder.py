@@ -41,8 +41,8 @@ def main() -> None:
     index = read_pictures(IMAGES, ["image_id", "split", "facts"])
     rows = {split: np.flatnonzero(index["split"] == split) for split in SPLITS}
     backbone = params.encoder.backbone
-    pretrained = tune_words if params.encoder.epochs else probe_words
-    learn = {"cnn": learn_words, "course_cnn": learn_classes}.get(backbone, pretrained)
+    published = tune_words if params.encoder.epochs else probe_words
+    learn = {"cnn": learn_words, "course_cnn": learn_classes}.get(backbone, published)
     encoder, head, names, history = learn(params, index, rows)
 
     with checked_folder("models/encoder", FILES) as folder:
