@@ -325,7 +325,7 @@ def params_read(stage: str) -> set[str]:
             continue  # all params, for MLflow; a name, for titles
         include = {word.arg: word.value for word in call.keywords}.get("include") if call else None
         if include is not None:
-            keys = eval(compile(ast.Expression(include), stage, "eval"), vars(module))
+            keys = vars(module)[ast.unparse(include)]  # a name at the module's top
             read |= {f"{path[0]}.{key}" for key in keys if key in SECTIONS[path[0]].model_fields}
         elif isinstance(parents[node], ast.Assign) and len(path) == 1 and path[0] != "seed":
             continue  # the section's name stands for it from here on
