@@ -131,7 +131,10 @@ def observe(pipeline: Pipeline) -> dict[str, object]:
             timing = name.parts[:2] == ("reports", "timings") or name.name == "train_run.json"
             if path.is_file() and not hidden and not timing:
                 facts[name.as_posix()] = _digest(path)
-    left = [str(path.relative_to(folder)) for path in folder.rglob(".partial-*")]
+    # DVC never cleans up the copy of the project in which a killed experiment ran.
+    copies = folder / ".dvc" / "tmp" / "exps"
+    partial = [path for path in folder.rglob(".partial-*") if not path.is_relative_to(copies)]
+    left = [str(path.relative_to(folder)) for path in partial]
     if left:
         raise Wrong(f"left behind: {', '.join(left[:5])}")
     cache = folder / ".dvc" / "cache" / "files" / "md5"
