@@ -852,6 +852,13 @@ def test_one_client_does_not_get_all_connections():
         mine = [connect(port) for _ in range(4)]
         answer = rest(connect(port, ASK + b"\r\n"))
         assert b"503 Service" in answer and b"retry-after: 1" in answer
+        # Refused before its body has come, the client still reads the answer, and no reset.
+        post = connect(port, b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 300000\r\n\r\n")
+        time.sleep(0.05)
+        for _ in range(30):
+            post.sendall(bytes(10_000))
+        with post:
+            assert post.recv(1000).startswith(b"HTTP/1.1 503 Service")
         other = socket.create_connection(("127.0.0.1", port), 60, source_address=("127.0.0.2", 0))
         other.sendall(ASK + b"Connection: close\r\n\r\n")
         assert b" 200 OK" in rest(other)

@@ -108,6 +108,7 @@ def test_json_in_full_precision_as_a_program(tmp_path):
         "pictures": 3,
         "references": 4,
         "unmatched": {"references": [], "hypotheses": []},
+        "warnings": [],
         "per_image": {
             image_id: {name: expected.per_picture[name][number] for name in MEASURES}
             for number, image_id in enumerate(REFERENCES)

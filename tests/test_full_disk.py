@@ -22,7 +22,14 @@ from captioner.cli import main
 from captioner.datasets import Picture
 from captioner.drawing import Page
 from captioner.encoder import extract_features
-from captioner.files import atomic_file, atomic_folder, failure, write_json
+from captioner.files import (
+    CHECKSUMS,
+    atomic_file,
+    atomic_folder,
+    failure,
+    write_checksums,
+    write_json,
+)
 from captioner.images import write_shards, write_table
 from captioner.intake import write_csv
 from stages import run_stage
@@ -237,6 +244,7 @@ def test_files_in_the_way_and_names_that_are_too_long(tmp_path, capsys, monkeypa
     collection.add_part(Path("mine"), columns("a", "b", "c"), MEANING, LOOKS)
     (tmp_path / "mine" / "projector").mkdir()
     (tmp_path / "mine" / "projector" / "projector_config.pbtxt").write_text("embeddings {")
+    write_checksums(tmp_path / "mine" / "projector" / CHECKSUMS)
     before = names(tmp_path)
     for kind in ("parquet", "npy", "word2vec", "projector"):
         assert main(["export", "--format", kind, "--index", "mine", "--output", place]) == 2

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from captioner.files import read_json
+from captioner.files import CHECKSUMS, read_json, write_checksums
 from captioner.images import write_table
 from captioner.text import Vocabulary, encode_tokens
 from stages import digest_inputs, joint, train
@@ -79,6 +79,8 @@ def project(tmp_path, monkeypatch) -> Path:
     np.save("data/tokens/pictures.npy", pictures)
     vectors = np.random.default_rng(1).normal(size=(len(vocabulary), 5))
     np.save("data/tokens/word_vectors.npy", vectors)
+    for folder in ("data/features", "data/tokens"):
+        write_checksums(Path(folder, CHECKSUMS))
     columns = {"image_id": names, "split": SPLITS, "picture": pictures, "caption": CAPTIONS}
     write_table(pa.table(columns), "data/captions.parquet")
     return tmp_path

@@ -16,6 +16,7 @@ from captioner import collection
 from captioner.cli import main
 from captioner.cli.index import _begin
 from captioner.files import read_json
+from captioner.text import Vocabulary
 from tests.test_collection import LOOKS, MEANING, MODEL, columns
 
 ROOT = Path(__file__).parent.parent
@@ -145,6 +146,7 @@ def test_two_that_begin_the_same_collection_share_it(tmp_path, monkeypatch):
 
     class Model:
         fingerprint, dimensions = MODEL, {"meaning": 3, "looks": 2}
+        vocabulary = Vocabulary.build([["red"]], 1)
 
     _begin(Options, Model)
     collection.add_part(Options.index, columns("a"), MEANING[:1], LOOKS[:1])

@@ -243,7 +243,8 @@ def _swap(new: Path, path: Path, files: Sequence[str], mark: Mark | None) -> Non
                 return
             except OSError as error:
                 full = (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES)  # the last on Windows
-                if error.errno not in full or not path.is_dir():
+                # What is no folder cannot be replaced; nothing there: another has just moved it.
+                if error.errno not in full or (os.path.lexists(path) and not path.is_dir()):
                     raise
             _remove(old)
             check_replaceable(path, files, mark)  # again: things may have been put there

@@ -7,6 +7,7 @@ Apache's `mod_reqtimeout`.
 """
 
 import asyncio
+from typing import ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -17,6 +18,9 @@ HEADER_SECONDS = 10.0  # from a connection, or a request's first byte, to the en
 SEND_SECONDS = 60.0  # that a client may leave an answer unread
 HEADER_BYTES = 16_384  # of the request line and headers, at a time twice that
 CONNECTIONS = 512
+# A connection that is refused stays open for its request to arrive: closed before that, the client
+# may see a reset and no answer.
+LINGER_SECONDS, LINGERING = 2.0, 512
 # A body may come in many small chunks, each of which costs time: so many, and one more for each
 # so many bytes.
 CHUNKS, CHUNK_BYTES = 1000, 512
@@ -44,6 +48,7 @@ class Protocol(H11Protocol):
     """One connection; `uvicorn.Config(http=Protocol)`."""
 
     shares = Shares(CONNECTIONS)
+    lingering: ClassVar[set["Protocol"]] = set()
     _waiting: asyncio.TimerHandle | None = None  # for the end of a request's headers
     _unread: asyncio.TimerHandle | None = None  # for the client to read on
     _holder: str | None = None
@@ -55,7 +60,12 @@ class Protocol(H11Protocol):
         holder = client_of(self.client[0] if self.client else "")
         if not self.shares.take(holder):
             transport.write(FULL)
-            transport.close()
+            if len(self.lingering) < LINGERING and transport.can_write_eof():
+                self.lingering.add(self)
+                transport.write_eof()
+                self._waiting = self.loop.call_later(LINGER_SECONDS, transport.close)
+            else:
+                transport.close()
             return
         self._holder = holder
         self._wait_for_headers()
@@ -63,6 +73,7 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Give back what the connection held."""
         super().connection_lost(exc)
+        self.lingering.discard(self)
         self._stop_waiting()
         self._read_on()
         self._unset_keepalive_if_required()
@@ -72,6 +83,8 @@ class Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, in pieces so small that the limit on headers counts."""
+        if self in self.lingering:
+            return
         for start in range(0, len(data), HEADER_BYTES):
             if self.transport.is_closing():
                 return

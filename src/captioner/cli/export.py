@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 from captioner import CaptionerError
 from captioner.cli import finding
-from captioner.files import atomic_file, atomic_folder, check_apart, check_replaceable
+from captioner.files import (
+    CHECKSUMS,
+    atomic_file,
+    atomic_folder,
+    check_apart,
+    check_replaceable,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 
     from captioner.collection import Collection
 
-PROJECTOR = ("projector_config.pbtxt", "sprite.png", "*.tsv")
+PROJECTOR = ("projector_config.pbtxt", "sprite.png", "*.tsv", CHECKSUMS)
 PROJECTOR_MARK = ("projector_config.pbtxt", b"embeddings {")
 FORMATS = ("parquet", "npy", "projector", "word2vec")
 
