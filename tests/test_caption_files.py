@@ -841,3 +841,15 @@ def test_a_text_that_a_parquet_file_repeats_takes_no_memory_for_each_row(
         for read in (read_references, lambda path: list(read_rows(path))):
             with pytest.raises(CaptionerError, match="rows 1 to 2, column captions: "):
                 read(path)
+
+
+@pytest.mark.parametrize("content", [b"a" * (2**20 + 1), b'image,caption\n1.jpg,"' + b"a" * 2**21])
+def test_a_cell_of_more_than_a_mebibyte_is_no_csv(tmp_path, content):
+    """The reader of CSV takes eight times as much memory as a cell has characters."""
+    path = tmp_path / "captions.csv"
+    path.write_bytes(content)
+    with pytest.raises(
+        CaptionerError, match=r"captions\.csv: .*no proper CSV \(field larger"
+    ) as caught:
+        list(read_rows(path))
+    assert len(str(caught.value)) < 400

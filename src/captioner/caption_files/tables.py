@@ -1,7 +1,6 @@
 """Captions in tables: CSV, whose header says what is where and what separates it, and Parquet."""
 
 import csv
-import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _WHOLE = re.compile(r"-?\d+\.0")
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _LIST_AS_TEXT = re.compile(r"\s*\[\s*(['\"]).*['\"]\s*\]\s*", re.DOTALL)
 
 
@@ -56,19 +56,22 @@ def csv_rows(
         picture_column: where a header has the pictures' names; None where it does not fit.
     """
     check_rows(text.count("\n"))
-    csv.field_size_limit(2**31 - 1)  # cells of embeddings are longer than the usual 131,072
-    lines = io.StringIO(text, newline="").readlines()
-    headers = []
+    csv.field_size_limit(MAX_CELL)  # cells of embeddings are longer than the usual 131,072
+    lines = _LINE.findall(text)
+    headers, problem = [], None
     for delimiter in ",;\t":  # the header decides: captions hold commas and semicolons of their own
         rows = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             header = next((row for row in rows if any(cell.strip() for cell in row)), [])
-        except csv.Error:
+        except csv.Error as error:
+            problem = error
             continue
         headers.append(header)
         if len(header) <= MAX_COLUMNS and (picture := picture_column(header)) is not None:
             return header, _rows_below(rows, header, picture, lines, delimiter)
-    header = max(headers, key=len, default=[])
+    if not headers:
+        raise CaptionerError(f"line 1: no proper CSV ({problem})")
+    header = max(headers, key=len)
     _check_columns(len(header))
     return header, None
 
