@@ -104,6 +104,7 @@ def make(folder: Path, bundle: Path) -> Iterator[Command]:
     }
     place = cloned(commands.fresh(folder / "before-download")).folder
     shutil.rmtree(place / ".git")
+    _must([sys.executable, "-m", "stages.inputs"], place)  # writes links and two names alone
     for stage, outputs in stages.items():
         template = folder / f"before-{stage}"
         if template != place:
