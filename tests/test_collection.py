@@ -294,3 +294,10 @@ def test_how_words_are_split_is_kept(folder, tmp_path):
     del content["split_characters"]
     (folder / "manifest.json").write_text(json.dumps(content))
     assert collection.open_collection(folder).split_characters is False
+
+
+def test_an_empty_collection_has_no_vectors(tmp_path):
+    collection.begin(tmp_path / "new", None, MODEL, {"meaning": 3, "looks": 2})
+    opened = collection.open_collection(tmp_path / "new")
+    assert opened.some(opened.meaning, np.arange(0)).shape == (0, 0)
+    assert opened.cosines(opened.looks, LOOKS[0]).shape == (0,)

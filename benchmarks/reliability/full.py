@@ -136,12 +136,18 @@ def _measure(command: Command, disk: _Disk) -> None:
 
 
 def _state(command: Command, folder: Path) -> dict[str, object]:
-    """What each output holds; None where it is absent."""
+    """What each output holds; None where it is absent.
+
+    The files of a stage's reports are outputs of their own: each is whole or not there, and DVC
+    removes all of them before the stage runs again. A collection that was begun holds nothing yet.
+    """
     found: dict[str, object] = {}
     for name in command.outputs:
         place = folder / name
         if command.collection and (place / "manifest.json").exists():
-            found[name] = sorted(indexes.content(place))
+            found[name] = sorted(indexes.content(place)) or None
+        elif name.startswith("reports/"):
+            found |= {f"{name}/{file.name}": digest(file) for file in place.glob("*")}
         else:
             found[name] = digest(place) if place.exists() else None
     return found
@@ -172,14 +178,15 @@ def _outcome(case: int, command: Command, part: float, disk: _Disk) -> Outcome:
 
 def _check(command: Command, ran: Ran, before: dict[str, object], folder: Path) -> None:
     after = _state(command, folder)
-    for name, value in after.items():
+    for name in sorted(after | before | command.whole):
+        value = after.get(name)
         # DVC removes the outputs of a stage before it starts, and does not take half of them.
-        earlier = value == before[name] and (ran.code == 2 or before == command.whole)
-        if not earlier and value != command.whole[name]:
+        earlier = value == before.get(name) and (ran.code == 2 or before == command.whole)
+        if not earlier and value != command.whole.get(name):
             raise Wrong(f"exit code {ran.code}: {name} is neither whole nor as before")
     if ran.code != 2 and after != command.whole:
         raise Wrong(
-            f"exit code {ran.code}: {[n for n in after if after[n] != command.whole[n]]} missing"
+            f"exit code {ran.code}: {[n for n in command.whole if after.get(n) != command.whole[n]]} missing"
         )
     if ran.code == 2:
         lines = [line for line in ran.err.splitlines() if line.strip() and "%|" not in line]

@@ -167,7 +167,9 @@ def _open(folder: Path, manifest: Mapping[str, Any]) -> Collection:
 
 
 def rows_of(matrices: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """(rows, size) of rising rows of matrices that lie one after the other."""
+    """(rows, size) of rising rows of matrices that lie one after the other; (0, 0) of none."""
+    if not matrices:
+        return np.zeros((0, 0), np.float32)
     found, first = [], 0
     for matrix in matrices:
         low, high = np.searchsorted(rows, [first, first + len(matrix)])
