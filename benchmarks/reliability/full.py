@@ -185,9 +185,8 @@ def _check(command: Command, ran: Ran, before: dict[str, object], folder: Path) 
         if not earlier and value != command.whole.get(name):
             raise Wrong(f"exit code {ran.code}: {name} is neither whole nor as before")
     if ran.code != 2 and after != command.whole:
-        raise Wrong(
-            f"exit code {ran.code}: {[n for n in command.whole if after.get(n) != command.whole[n]]} missing"
-        )
+        missing = [name for name in command.whole if after.get(name) != command.whole[name]]
+        raise Wrong(f"exit code {ran.code}: {missing} missing")
     if ran.code == 2:
         lines = [line for line in ran.err.splitlines() if line.strip() and "%|" not in line]
         known = ("captioner: ", f"{command.name.removeprefix('stage ')}: ")
