@@ -1,10 +1,13 @@
 """checkpoints.py: what is found again after a kill, and by which training."""
 
+import errno
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from captioner import CaptionerError
+from captioner import CaptionerError, checkpoints
 from captioner.checkpoints import State, assign, load_arrays
 
 SETTINGS = {"epochs": 4, "dropout": 0.3}
@@ -110,3 +113,26 @@ def test_a_damaged_epoch_is_one_line_that_names_what_to_remove(tmp_path, name):
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(CaptionerError, match=f"remove {tmp_path}/[0-9a-f]+ to train from the beg"):
         state.resume_arrays("training", variables, 2)
+
+
+def test_weights_are_written_where_there_is_room_and_not_begun_where_there_is_none(
+    tmp_path, monkeypatch
+):
+    """HDF5 crashes the process in which the disk becomes full under it."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1000), keras.layers.Dense(7)])
+    path = tmp_path / "weights.weights.h5"
+    taken = []
+    monkeypatch.setattr(checkpoints, "reserve", lambda path: taken.append(path.stat().st_size))
+    checkpoints.save_weights(model, path)
+    assert path.stat().st_size <= taken[0] < 2 * path.stat().st_size + 100_000
+    before = path.read_bytes()
+    model.save_weights(path)
+    assert path.read_bytes() == before  # the room makes no difference to the bytes
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoints, "reserve", full)
+    monkeypatch.setattr(model, "save_weights", None)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save_weights(model, path)

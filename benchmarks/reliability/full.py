@@ -146,6 +146,8 @@ def _state(command: Command, folder: Path) -> dict[str, object]:
         place = folder / name
         if command.collection and (place / "manifest.json").exists():
             found[name] = sorted(indexes.content(place)) or None
+        elif (place / "saved_model.pb").exists():  # its bytes differ from one export to the next
+            found[name] = sorted(path.name for path in place.rglob("*"))
         elif name.startswith("reports/"):
             found |= {f"{name}/{file.name}": digest(file) for file in place.glob("*")}
         else:

@@ -19,12 +19,13 @@ import h5py
 import numpy as np
 
 from captioner import CaptionerError
-from captioner.files import atomic_folder, read_json, write_json
+from captioner.files import atomic_folder, read_json, reserve, write_json
 
 LAST = "last.npz"  # of `State.keep_arrays`: needless when the training is over
 
 LARGEST = 1e9  # of a weight; those of trained networks stay far below, a flipped exponent does not
 MOST_ENTRIES, DEEPEST = 10_000, 32  # of a file of weights; InceptionV3 has a thousand, 5 deep
+HDF5_OBJECT = 2**13  # bytes, at most, that HDF5 adds for an array
 
 
 @dataclass
@@ -180,6 +181,21 @@ def load_arrays(path: Path) -> list[np.ndarray]:
     """What `np.savez` wrote from positional arguments, in their order."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
         return [stored[f"arr_{number}"] for number in range(len(stored.files))]
+
+
+def save_weights(model, path: Path) -> None:
+    """Write the weights of a Keras model as .weights.h5.
+
+    HDF5 crashes the process where the disk becomes full under it, so the room is taken first.
+
+    Raises:
+        OSError: there is no room.
+    """
+    size = sum(variable.numpy().nbytes + HDF5_OBJECT for variable in model.variables)
+    with path.open("wb") as file:
+        file.truncate(size + HDF5_OBJECT)
+    reserve(path)
+    model.save_weights(path)
 
 
 def load_weights(model, path: Path) -> None:

@@ -19,7 +19,7 @@ from keras import applications, layers
 from keras.src.backend.config import keras_home
 
 from captioner import CaptionerError
-from captioner.checkpoints import check_weights, load_arrays, load_weights
+from captioner.checkpoints import check_weights, load_arrays, load_weights, save_weights
 from captioner.cnn import build_cnn, build_head
 from captioner.course_cnn import build_course_cnn
 from captioner.fetch import find_in_mirror
@@ -157,7 +157,7 @@ def save_encoder(
     if backbone == "course_cnn":
         config["classes"] = encoder.get_layer("evidence").classes
     write_json(folder / "config.json", config)
-    encoder.save_weights(folder / "weights.weights.h5")
+    save_weights(encoder, folder / "weights.weights.h5")
 
 
 def load_encoder(folder: Path | str) -> tuple[keras.Model, int]:

@@ -26,7 +26,7 @@ import tensorflow as tf
 from keras import layers
 
 from captioner import CaptionerError
-from captioner.checkpoints import check_weights, load_weights
+from captioner.checkpoints import check_weights, load_weights, save_weights
 from captioner.files import read_json, write_json
 from captioner.graph import graph_function
 from captioner.model import DAMAGE, PROJECTED_WORD
@@ -307,7 +307,7 @@ def _cross_domain(vectors: np.ndarray, references: np.ndarray, picture: bool) ->
 def save_joint(model: JointModel, folder: Path) -> None:
     """Write config.json and weights.weights.h5 into an existing folder."""
     write_json(folder / "config.json", asdict(model.config))
-    model.save_weights(folder / "weights.weights.h5")
+    save_weights(model, folder / "weights.weights.h5")
 
 
 def load_joint(folder: Path | str) -> JointModel:

@@ -23,7 +23,7 @@ import tensorflow as tf
 from keras import layers
 
 from captioner import CaptionerError
-from captioner.checkpoints import check_weights, load_weights
+from captioner.checkpoints import check_weights, load_weights, save_weights
 from captioner.files import read_json, write_json
 from captioner.packing import Packed, by_picture, by_token, of_picture
 from captioner.recurrence import lstm_cell, packed_lstm
@@ -281,7 +281,7 @@ class Dropout:
 def save_captioner(model: CaptionModel, folder: Path) -> None:
     """Write config.json and weights.weights.h5 into an existing folder."""
     write_json(folder / "config.json", asdict(model.config))
-    model.save_weights(folder / "weights.weights.h5")
+    save_weights(model, folder / "weights.weights.h5")
 
 
 # h5py raises the first five, sizes that do not fit the others.

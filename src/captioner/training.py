@@ -19,7 +19,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from captioner import CaptionerError
-from captioner.checkpoints import Progress, State, assign, load_arrays
+from captioner.checkpoints import Progress, State, assign, load_arrays, save_weights
 from captioner.examples import shuffled_batches
 from captioner.files import atomic_folder, read_json, write_json
 from captioner.graph import graph_function
@@ -215,7 +215,7 @@ class Trainer:
             progress.plateau_factor /= 2
         with atomic_folder(self.state.epoch(progress.epoch)) as folder:
             if progress.best_epoch == progress.epoch:
-                self.model.save_weights(folder / BEST)
+                save_weights(self.model, folder / BEST)
             else:
                 shutil.copyfile(previous / BEST, folder / BEST)
             np.savez(folder / "weights.npz", *own_weights)
