@@ -216,10 +216,14 @@ def test_reliability_of_a_few_files(tmp_path):
     assert json.loads(again[22])["what"] == json.loads(outcomes.splitlines()[22])["what"]
 
 
-def test_reliability_judges_what_goes_wrong(tmp_path):
-    """A traceback, a wrong result, a write elsewhere, and what the table says of them."""
-    from benchmarks.reliability.cases import Outcome, Wrong, table
+def test_reliability_judges_what_goes_wrong(tmp_path, monkeypatch):
+    """A traceback, a wrong result, a write elsewhere, memory, and what the table says of them."""
+    from benchmarks.reliability import workers
+    from benchmarks.reliability.cases import MEMORY, Outcome, Wrong, table
     from benchmarks.reliability.workers import _judge
+
+    # Of this process, which has run other tests, the peak says nothing.
+    monkeypatch.setattr(workers, "peak_memory", lambda: MEMORY)
 
     def fails(rng, number, folder):
         raise ValueError("a bug")
@@ -238,6 +242,9 @@ def test_reliability_judges_what_goes_wrong(tmp_path):
         for case in (fails, differs, writes, lambda rng, number, folder: "read")
     ]
     assert found == ["traceback", "wrong", "outside", "ok"]
+    monkeypatch.setattr(workers, "peak_memory", lambda: MEMORY + 1)
+    reads = (lambda rng, number, folder: "read", rng, "images", 0, tmp_path / "case", outside)
+    assert _judge(*reads).verdict == "memory"
     rows = [Outcome("images", 0, "", verdict, "", 1.0, 2_000_000) for verdict in found]
     assert table(rows, {"images": "images"}).splitlines()[2] == (
         "| images | 4 | 1 | 1 | 0 | 1 | 0 | 1 | 2 | 4 |"
