@@ -146,8 +146,10 @@ def _state(command: Command, folder: Path) -> dict[str, object]:
         place = folder / name
         if command.collection and (place / "manifest.json").exists():
             found[name] = sorted(indexes.content(place)) or None
-        elif (place / "saved_model.pb").exists():  # its bytes differ from one export to the next
-            found[name] = sorted(path.name for path in place.rglob("*"))
+        elif (place / "saved_model.pb").exists():
+            # All but fingerprint.pb, in which TensorFlow notes a random id of each export.
+            parts = [place / "saved_model.pb", place / "variables"]
+            found[name] = [digest(path) if path.exists() else None for path in parts]
         elif name.startswith("reports/"):
             found |= {f"{name}/{file.name}": digest(file) for file in place.glob("*")}
         else:
